@@ -1,0 +1,1 @@
+"""The only code that talks to services. Each raises the ClientError tree, from the original."""

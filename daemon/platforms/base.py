@@ -1,0 +1,115 @@
+"""The two protocols of a platform: Jobs (programs that run to an end) and Serving (versions and their traffic).
+
+Everything is named by the caller before it is made, so a repeated call adopts what the first one made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A program to run once. `id` is its name for good: the same id again is the same job."""
+
+    id: str
+    argv: tuple[str, ...]
+    """The program and its arguments; never a shell line."""
+    payload: Mapping[str, Any]
+    """Written to `call.json` in the job's folder; its path is in the environment as DRIFTD_CALL."""
+    env: Mapping[str, str]
+    """Added to a small clean environment (PATH, HOME, LANG, TMPDIR)."""
+    memory_mb: int
+    seconds: float
+
+
+class JobState(Enum):
+    """Where a job stands."""
+
+    UNKNOWN = "unknown"
+    """No job of this id was ever submitted."""
+    RUNNING = "running"
+    DONE = "done"
+    """Exit status 0; `outputs` holds what it wrote to `outputs.json`."""
+    AGAIN = "again"
+    """Exit status 75 (EX_TEMPFAIL): it could not work yet, e.g. too few rows; a new job may."""
+    FAILED = "failed"
+    """Any other exit, a limit, or a shim that died; `why` says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What is known of a job."""
+
+    state: JobState
+    why: str
+    outputs: Mapping[str, Any]
+    folder: str
+    """Where its call, logs and results lie."""
+
+
+class Jobs(Protocol):
+    """Programs that run to an end and outlive the daemon."""
+
+    def submit(self, spec: JobSpec) -> JobStatus:
+        """Start the job, or adopt the one of this id that was started before, whatever became of it."""
+        ...
+
+    def status(self, job: str) -> JobStatus:
+        """Where the job stands."""
+        ...
+
+    def cancel(self, job: str, why: str) -> None:
+        """End the job and all it started; harmless when it has ended. Its state becomes FAILED with `why`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How a target's requests are split, as the serving side itself says."""
+
+    weights: Mapping[str, float]
+    """Version -> share in percent; sums to 100, or is empty when nothing was ever served."""
+    epoch: int
+    """Goes up with every change; the precondition of the next one."""
+    ready: Mapping[str, bool]
+    """Deployed version -> whether it answers."""
+    by: str
+    """The call that made the last change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Requests seen in the prediction log since a moment, by version: the second read-back."""
+
+    requests: Mapping[str, int]
+    since: str
+    """ISO time."""
+
+
+class Serving(Protocol):
+    """Model versions behind one target, and how its requests are split between them."""
+
+    def deploy(self, target: str, version: str, model_uri: str) -> None:
+        """Make `version` load beside the others, with no traffic; harmless when it is there. Returns at once."""
+        ...
+
+    def traffic(self, target: str) -> Traffic:
+        """The split now. Raises Unavailable when the serving side does not answer."""
+        ...
+
+    def shift(self, target: str, weights: Mapping[str, float], epoch: int, by: str) -> Traffic:
+        """Split requests so, if the epoch still stands at `epoch` (Conflict otherwise). The same `by` and weights again
+        is the same change and answers with what it made. Refused when a version with weight is not ready."""
+        ...
+
+    def retire(self, target: str, version: str) -> None:
+        """Unload a version that has no traffic; harmless when it is gone."""
+        ...
+
+    def served(self, target: str, since: str) -> Served:
+        """Requests answered since an ISO time, by version, counted from the prediction log (not from counters)."""
+        ...
