@@ -1,0 +1,490 @@
+"""The decision: rules, memory and one recorded event in; decisions, new memory and due times out.
+
+`decide` is a pure function. `now` is the time at which the event was recorded, so feeding the stored events again in
+their order gives the same decisions, bit by bit. Silence, durations and expiries come in as `timer.due` events: a
+decision asks for them by returning a `Due`, and the writer records the event when its time has come.
+
+The ladder of one rule and one event, in this order:
+
+OWN, LOOP     the event was caused by our own runs on this model, or by a chain of runs that is too long
+REPEATED      the window was counted already
+UNKNOWN       not knowing is not "no": memory is left as it is, for `stale_after` at most
+CLEARED       the open episode has ended
+NOT_MET       the condition does not hold
+HELD          it holds, but not yet long enough, in enough windows, or often enough
+EPISODE       it holds and has fired in this episode
+COOLDOWN, LIMIT, PAUSED   it would fire, and may not now; it stays armed
+OBSERVED      it fired, and only says so (`mode: observe`)
+FIRED         it fired, and a run is asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from daemon.core import memory as remembering
+from daemon.core.canonical import content_id
+from daemon.core.durations import write_duration
+from daemon.core.events import Event, Recorded, utc
+from daemon.core.expressions import Activation, Template, Truth, activation
+from daemon.core.memory import Condition, Memory, Window
+from daemon.core.rules import Mode, OnUnknown, Rule, RuleSet, Step
+
+LONGEST_CHAIN = 8
+"""Runs that may cause one another in a row; beyond it the firing is suppressed as a loop."""
+
+OWN_ALLOWED = frozenset({"run.finished"})
+"""Event types that only ever come from our own runs: listening to them is asking for one's own events."""
+
+
+class Verdict(Enum):
+    """What became of one event under one rule; see the ladder above."""
+
+    OWN = "own"
+    LOOP = "loop"
+    REPEATED = "repeated"
+    UNKNOWN = "unknown"
+    CLEARED = "cleared"
+    NOT_MET = "not met"
+    HELD = "held"
+    EPISODE = "episode"
+    COOLDOWN = "cooldown"
+    LIMIT = "limit"
+    PAUSED = "paused"
+    OBSERVED = "observed"
+    FIRED = "fired"
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One condition of the rule, and how it came out."""
+
+    text: str
+    truth: str
+    """`true`, `false` or `unknown`."""
+    reason: str
+    """Why it is unknown; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What a rule that fired asks for."""
+
+    steps: tuple[tuple[Step, Mapping[str, Any]], ...]
+    """Each step with its inputs, expressions evaluated."""
+    on_failure: tuple[tuple[Step, Mapping[str, Any]], ...]
+    trigger: Event
+    """The event that made the condition true: for a timer, the one that started it."""
+    notice: bool = False
+    """`on_unknown: notify`: only `on_failure` runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one event meant to one rule."""
+
+    rule: str
+    revision: str
+    key: str
+    model: str
+    verdict: Verdict
+    why: str
+    clauses: tuple[Clause, ...]
+    firing: Firing | None
+    episode_before: datetime | None
+    """Handed to `Memory.refused` when nothing could be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A time at which a rule wants to be asked again."""
+
+    at: datetime
+    rule: str
+    key: str
+    why: str
+    """`for`, `absent`, `stale` or `cooldown`."""
+
+    @property
+    def id(self) -> str:
+        """The same wish twice is one timer."""
+        return content_id("timer", self.rule, self.key, self.at, self.why)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all rules share."""
+
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Everything that one event changed."""
+
+    decisions: tuple[Decision, ...]
+    memory: Mapping[tuple[str, str], Memory]
+    """Only the memories that changed."""
+    dues: tuple[Due, ...]
+    world: World
+
+
+Remembered = Callable[[str, str], Memory | None]
+"""(rule, key) -> its memory, if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one rule is asked about: the event, when it was recorded, and what it meant."""
+
+    rule: Rule
+    key: str
+    event: Event
+    now: datetime
+    truth: Truth
+    clauses: tuple[Clause, ...]
+    reason: str
+    cleared: Truth
+    """The rule's `clear`; UNKNOWN when it has none."""
+    values: Activation
+    paused: bool
+
+
+def decide(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: World) -> Decided:
+    """Ask every rule that the event concerns."""
+    event, now = recorded.event, recorded.at
+    if event.type == "control.changed":
+        world = _controlled(world, event)
+    if event.type == "rules.loaded":
+        return _armed(rules, remembered, now, world)
+    if event.type == "timer.due":
+        return _timer(rules, remembered, recorded, world)
+    candidates = rules.candidates(event.type, event.subject)
+    if not candidates:
+        return Decided((), {}, (), world)
+    values = activation(event)
+    decisions: list[Decision] = []
+    changed: dict[tuple[str, str], Memory] = {}
+    dues: list[Due] = []
+    for rule in candidates:
+        key = key_of(rule, event)
+        memory = (remembered(rule.name, key) or Memory(rule.semantics)).under(rule.semantics)
+        told = _asked(rule, key, recorded, values, world)
+        decision, after, wishes = _one(told, memory)
+        decisions.append(decision)
+        if after != memory:
+            changed[rule.name, key] = after
+        dues.extend(wishes)
+    return Decided(tuple(decisions), changed, tuple(dues), world)
+
+
+def key_of(rule: Rule, event: Event) -> str:
+    """The memory key of an event under a rule: monitor, model and segment where it has them, and `for_each` fields."""
+    data = event.data
+    if "monitor" in data:
+        parts = [str(data["monitor"]), str(data["model"]), str(data["segment"])]
+    else:
+        parts = [event.subject]
+    for name in rule.for_each:
+        value: Any = data
+        for part in name.removeprefix("event.").split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        parts.append("" if value is None else str(value))
+    return "|".join(parts)
+
+
+def _controlled(world: World, event: Event) -> World:
+    verb, target = event.data.get("verb"), event.data.get("target")
+    if target or verb not in {"pause", "resume"}:
+        return world
+    return replace(world, paused=verb == "pause")
+
+
+def _asked(rule: Rule, key: str, recorded: Recorded, values: Activation, world: World) -> _Told:
+    clauses: list[Clause] = []
+    truth, reason = Truth.TRUE, ""
+    for condition in rule.when:
+        result = condition.evaluate(values)
+        clauses.append(Clause(condition.text, result.truth.value, result.reason))
+        if result.truth is Truth.FALSE:
+            truth, reason = Truth.FALSE, ""
+        elif result.truth is Truth.UNKNOWN and truth is Truth.TRUE:
+            truth, reason = Truth.UNKNOWN, result.reason
+    cleared = rule.clear.evaluate(values).truth if rule.clear else Truth.UNKNOWN
+    return _Told(
+        rule, key, recorded.event, recorded.at, truth, tuple(clauses), reason, cleared, values, world.paused
+    )  # fmt: skip
+
+
+def _one(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]]:
+    """One rung of the ladder after the other."""
+    rule, event, now = told.rule, told.event, told.now
+    if event.chain and not rule.include_own and event.type not in OWN_ALLOWED and event.subject == rule.model:
+        return _decision(told, Verdict.OWN, "a run on this model caused the event"), memory, ()
+    if len(event.chain) > LONGEST_CHAIN:
+        return _decision(told, Verdict.LOOP, f"{len(event.chain)} runs caused one another in a row"), memory, ()
+    window = _window(event)
+    if window is not None and memory.condition.windows and window.last <= memory.condition.windows[-1].last:
+        return _decision(told, Verdict.REPEATED, f"window up to row {window.last} was counted before"), memory, ()
+    if told.truth is Truth.UNKNOWN and rule.on_unknown is not OnUnknown.ACT:
+        return _unknown(told, memory)
+    holds = told.truth is not Truth.FALSE
+    condition = replace(memory.condition, unknown_since=None, unknown_told=False)
+    if rule.absent is not None:
+        return _seen(told, replace(memory, condition=condition), holds)
+    cleared = condition.episode is not None and _ends_episode(told, holds)
+    if cleared:
+        condition = remembering.rearmed(condition)
+    condition = _counted(told, condition, window, holds)
+    memory = replace(memory, condition=condition)
+    if cleared and not holds:
+        return _decision(told, Verdict.CLEARED, "the episode has ended"), memory, ()
+    if not holds and not (rule.hold and rule.hold.windows) and not rule.count:
+        return _decision(told, Verdict.NOT_MET, "the condition does not hold"), memory, ()
+    enough, why, wish = _enough(told, condition)
+    if not enough:
+        verdict = Verdict.HELD if holds else Verdict.NOT_MET
+        return _decision(told, verdict, why), memory, (wish,) if wish else ()
+    if not holds:
+        return _decision(told, Verdict.NOT_MET, "the condition does not hold in this window"), memory, ()
+    return _fire(told, memory, why)
+
+
+def _unknown(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]]:
+    rule, now = told.rule, told.now
+    condition = memory.condition
+    since = condition.unknown_since or now
+    if now - since >= rule.stale_after:
+        stale = replace(remembering.rearmed(condition), unknown_since=since, unknown_told=condition.unknown_told)
+        why = f"unknown for {write_duration(now - since)}: what was known before is stale ({told.reason})"
+        return _decision(told, Verdict.UNKNOWN, why), replace(memory, condition=stale), ()
+    notify = rule.on_unknown is OnUnknown.NOTIFY and not condition.unknown_told and not told.paused
+    after = replace(
+        memory,
+        condition=replace(condition, unknown_since=since, unknown_told=condition.unknown_told or notify),
+    )
+    firing = None
+    if notify and rule.on_failure:
+        firing = Firing((), _resolved(rule.on_failure, told.values, condition.since_start), told.event, notice=True)
+    return replace(_decision(told, Verdict.UNKNOWN, told.reason), firing=firing), after, ()
+
+
+def _ends_episode(told: _Told, holds: bool) -> bool:
+    if told.rule.clear is None:
+        return not holds
+    return told.cleared is Truth.TRUE
+
+
+def _counted(told: _Told, condition: Condition, window: Window | None, holds: bool) -> Condition:
+    """The condition memory after this event: streak, windows and hits."""
+    rule, now = told.rule, told.now
+    if window is not None:
+        condition = remembering.with_window(condition, replace(window, held=holds), rule.hold)
+    if rule.count is not None:
+        counted = remembering.with_hit if holds else None
+        condition = (
+            counted(condition, now, rule.count) if counted else remembering.without_old_hits(condition, now, rule.count)
+        )
+    if not holds:
+        keeps_streak = rule.hold is not None and rule.hold.windows is not None
+        streak = _streak_start(condition) if keeps_streak else ""
+        return replace(condition, since=None, since_start=streak, latest=None)
+    start = window.start if window else told.event.time.isoformat()
+    first = condition.since is None
+    in_windows = rule.hold is not None and rule.hold.windows is not None
+    return replace(
+        condition,
+        since=now if first else condition.since,
+        since_start=_streak_start(condition) if in_windows else (start if first else condition.since_start),
+        latest=_kept(told.event) if rule.hold and rule.hold.duration else None,
+    )
+
+
+def _streak_start(condition: Condition) -> str:
+    """Event time of the oldest window in the ring that held: where the change began."""
+    return next((window.start for window in condition.windows if window.held), "")
+
+
+def _enough(told: _Told, condition: Condition) -> tuple[bool, str, Due | None]:
+    """Whether it held long enough, in enough windows, or often enough; else why not, and when to ask again."""
+    rule, now = told.rule, told.now
+    if rule.count is not None:
+        hits = len(condition.hits)
+        why = f"{hits} of {rule.count.hits} times within {write_duration(rule.count.within)}"
+        return hits >= rule.count.hits, why, None
+    if rule.hold is None:
+        return True, "the condition holds", None
+    if rule.hold.windows is not None:
+        held = sum(window.held for window in condition.windows)
+        return held >= rule.hold.hits, f"{held} of the last {rule.hold.windows} windows (asked: {rule.hold.hits})", None
+    duration = rule.hold.duration
+    if duration is None or condition.since is None:
+        return False, "the condition does not hold", None
+    since = condition.since
+    if now - since >= duration:
+        return True, f"it has held for {write_duration(now - since)}", None
+    wish = Due(since + duration, rule.name, told.key, "for")
+    return False, f"it has held for {write_duration(now - since)} of {write_duration(duration)}", wish
+
+
+def _fire(told: _Told, memory: Memory, why: str) -> tuple[Decision, Memory, tuple[Due, ...]]:
+    """The condition is met; whether the rule may fire now."""
+    rule, now = told.rule, told.now
+    before = memory.condition.episode
+    if before is not None:
+        if rule.repeat is None:
+            return _decision(told, Verdict.EPISODE, "it has fired in this episode"), memory, ()
+        if now - before < rule.repeat:
+            return _decision(told, Verdict.EPISODE, f"it repeats after {write_duration(rule.repeat)}"), memory, ()
+    timed = bool(rule.hold and rule.hold.duration) or rule.absent is not None
+    cooled = remembering.cooled_at(memory, rule.cooldown)
+    if cooled is not None and now < cooled:
+        dues = (Due(cooled, rule.name, told.key, "cooldown"),) if timed else ()
+        return _decision(told, Verdict.COOLDOWN, f"in cooldown until {cooled.isoformat()}"), memory, dues
+    limited = remembering.limited_until(memory, rule.limit, now)
+    if limited is not None:
+        dues = (Due(limited, rule.name, told.key, "cooldown"),) if timed else ()
+        return _decision(told, Verdict.LIMIT, f"its limit is used up until {limited.isoformat()}"), memory, dues
+    if told.paused and rule.mode is not Mode.OBSERVE:
+        return _decision(told, Verdict.PAUSED, "driftd is paused"), memory, ()
+    steps, missing = _inputs(rule.steps, told.values, memory.condition.since_start)
+    if missing:
+        return _decision(told, Verdict.UNKNOWN, missing), memory, ()
+    after = memory.with_firing(now, rule.limit)
+    if rule.mode is Mode.OBSERVE:
+        return replace(_decision(told, Verdict.OBSERVED, why), episode_before=before), after, ()
+    firing = Firing(steps, _resolved(rule.on_failure, told.values, memory.condition.since_start), told.event)
+    return replace(_decision(told, Verdict.FIRED, why), firing=firing, episode_before=before), after, ()
+
+
+def _seen(told: _Told, memory: Memory, holds: bool) -> tuple[Decision, Memory, tuple[Due, ...]]:
+    """The event that an `absent` rule waits for: silence starts over."""
+    rule, now = told.rule, told.now
+    if not holds or rule.absent is None:
+        return _decision(told, Verdict.NOT_MET, "the event does not count"), memory, ()
+    ended = memory.condition.episode is not None
+    after = replace(memory, condition=Condition(seen=now, latest=_kept(told.event)))
+    wish = Due(now + rule.absent, rule.name, told.key, "absent")
+    verdict = Verdict.CLEARED if ended else Verdict.NOT_MET
+    return _decision(told, verdict, "it came"), after, (wish,)
+
+
+def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: World) -> Decided:
+    """A due time that a rule asked for: `for` has elapsed, silence has lasted, or a cooldown has ended."""
+    data, now = recorded.event.data, recorded.at
+    rule = rules.by_name.get(data["rule"])
+    nothing = Decided((), {}, (), world)
+    if rule is None:
+        return nothing
+    key = data["key"]
+    stored = remembered(rule.name, key)
+    if stored is None or stored.semantics != rule.semantics:
+        return nothing
+    condition = stored.condition
+    if rule.absent is not None:
+        return _silence(rule, stored, recorded, world, key)
+    duration = rule.hold.duration if rule.hold else None
+    if duration is None or condition.since is None or condition.latest is None or now - condition.since < duration:
+        return nothing
+    event = _restored(condition.latest)
+    quiet = condition.unknown_since
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", Truth.UNKNOWN, activation(event), world.paused)
+    if quiet is not None and now - quiet >= rule.stale_after:
+        after = replace(stored, condition=remembering.rearmed(condition))
+        return Decided(
+            (_decision(told, Verdict.UNKNOWN, "what was known before is stale"),), {(rule.name, key): after}, (), world
+        )
+    decision, after, dues = _fire(told, stored, f"it has held for {write_duration(now - condition.since)}")
+    return Decided((decision,), {(rule.name, key): after}, dues, world)
+
+
+def _silence(rule: Rule, memory: Memory, recorded: Recorded, world: World, key: str) -> Decided:
+    now, seen, absent = recorded.at, memory.condition.seen, rule.absent
+    if seen is None or absent is None or now - seen < absent:
+        return Decided((), {}, (), world)
+    event = _restored(memory.condition.latest) if memory.condition.latest else recorded.event
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", Truth.UNKNOWN, activation(event), world.paused)
+    decision, after, dues = _fire(told, memory, f"nothing came for {write_duration(now - seen)}")
+    if rule.repeat is not None and after.condition.episode is not None:
+        dues = (*dues, Due(now + rule.repeat, rule.name, key, "absent"))
+    return Decided((decision,), {(rule.name, key): after}, dues, world)
+
+
+def _armed(rules: RuleSet, remembered: Remembered, now: datetime, world: World) -> Decided:
+    """Rules were loaded: silence counts from now for those that wait for something that never came."""
+    changed: dict[tuple[str, str], Memory] = {}
+    dues: list[Due] = []
+    for rule in rules.rules:
+        if rule.absent is None:
+            continue
+        key = rule.subject or rule.model
+        memory = remembered(rule.name, key)
+        if memory is not None and memory.semantics == rule.semantics and memory.condition.seen is not None:
+            continue
+        fired = memory.fired if memory else ()
+        changed[rule.name, key] = Memory(rule.semantics, Condition(seen=now), fired)
+        dues.append(Due(now + rule.absent, rule.name, key, "absent"))
+    return Decided((), changed, tuple(dues), world)
+
+
+def _window(event: Event) -> Window | None:
+    window = event.data.get("window")
+    if not isinstance(window, Mapping):
+        return None
+    return Window(int(window["last"]), held=False, start=str(window["start"]))
+
+
+def _decision(told: _Told, verdict: Verdict, why: str) -> Decision:
+    rule = told.rule
+    return Decision(rule.name, rule.revision, told.key, rule.model, verdict, why, told.clauses, None, None)
+
+
+def _inputs(
+    steps: tuple[Step, ...], values: Activation, streak_start: str
+) -> tuple[tuple[tuple[Step, Mapping[str, Any]], ...], str]:
+    """The steps with their expressions evaluated; the second says which one is unknown, and is empty when none is."""
+    resolved = []
+    for step in steps:
+        inputs, missing = _evaluated(step.inputs, values, streak_start)
+        if missing:
+            return (), f"{step.verb}: {missing}"
+        resolved.append((step, inputs))
+    return tuple(resolved), ""
+
+
+def _resolved(
+    steps: tuple[Step, ...], values: Activation, streak_start: str
+) -> tuple[tuple[Step, Mapping[str, Any]], ...]:
+    """The same where an unknown value must not stop the step: it is left out."""
+    return tuple((step, _evaluated(step.inputs, values, streak_start)[0]) for step in steps)
+
+
+def _evaluated(value: Any, values: Activation, streak_start: str) -> tuple[Any, str]:
+    if isinstance(value, Template):
+        result = value.evaluate(values, streak_start)
+        return result.value, result.unknown
+    if isinstance(value, Mapping):
+        pairs = {name: _evaluated(item, values, streak_start) for name, item in value.items()}
+        missing = next((why for _, why in pairs.values() if why), "")
+        return {name: item for name, (item, why) in pairs.items() if not why}, missing
+    if isinstance(value, list | tuple):
+        items = [_evaluated(item, values, streak_start) for item in value]
+        return [item for item, why in items if not why], next((why for _, why in items if why), "")
+    return value, ""
+
+
+def _kept(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id, "source": event.source, "type": event.type, "subject": event.subject,
+        "time": event.time.isoformat(), "data": dict(event.data), "chain": list(event.chain),
+    }  # fmt: skip
+
+
+def _restored(kept: Mapping[str, Any]) -> Event:
+    return Event(
+        kept["id"], kept["source"], kept["type"], kept["subject"], utc(kept["time"]), kept["data"], tuple(kept["chain"])
+    )  # fmt: skip
