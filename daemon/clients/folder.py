@@ -9,7 +9,9 @@ a symlink that is swapped to another folder: each listing looks which folder the
 a restart could lose.
 """
 
-# ruff: noqa: PTH - a listing goes over many thousand names, and Path objects cost several times as much as strings.
+# A listing goes over many thousand names, and Path objects cost several times as much as strings:
+# ruff: noqa: PTH
+
 from __future__ import annotations
 
 import fcntl
@@ -138,7 +140,8 @@ class FolderWatch:
             self._list_at = now + self._poll
             self._pending = {entry.path: self._pending[entry.path] for entry in entries if entry.path in self._pending}
         else:
-            entries = list(self._again({*hints, *self._pending}))
+            due = {path for path, sight in self._pending.items() if self._due(sight) <= now}
+            entries = list(self._again(due | hints.keys()))
         complete = [
             Candidate(entry.mtime_ns, entry.path, entry.folder, entry.size)
             for entry in entries
@@ -190,6 +193,8 @@ class FolderWatch:
     def _due(self, sight: Sight) -> float:
         if self._complete == "marker":
             return self._list_at
+        if self._complete == "renamed" and sight.settled and sight.size > 0:
+            return sight.since
         return sight.since + quiet_for(sight, self._complete, self._stable_for)
 
     def _list(self) -> Iterator[_Entry]:
