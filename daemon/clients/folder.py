@@ -10,7 +10,7 @@ a restart could lose.
 """
 
 # A listing goes over many thousand names, and Path objects cost several times as much as strings:
-# ruff: noqa: PTH
+# ruff: noqa: PTH112, PTH116, PTH118
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ class FolderWatch:
             self._list_at = now + self._poll
             self._pending = {entry.path: self._pending[entry.path] for entry in entries if entry.path in self._pending}
         else:
-            due = {path for path, sight in self._pending.items() if self._due(sight) <= now}
-            entries = list(self._again(due | hints.keys()))
+            again = {path for path, sight in self._pending.items() if self._due(sight) <= now}
+            entries = list(self._again(again | hints.keys()))
         complete = [
             Candidate(entry.mtime_ns, entry.path, entry.folder, entry.size)
             for entry in entries
