@@ -121,15 +121,17 @@ def category_text(value: Any) -> str | None:
 
 
 def _numbers(raw: Sequence[Any] | NDArray[Any]) -> Column:
-    try:
-        values = np.array(raw, dtype=np.float64)  # None becomes NaN, numeric text becomes its number
-        if values.ndim != 1:
-            raise ValueError("nested values")
-        invalid = np.isinf(values)
-    except (TypeError, ValueError, OverflowError):
-        values, invalid = _numbers_one_by_one(raw)
+    values, invalid = _numbers_at_once(raw) or _numbers_one_by_one(raw)
     values[invalid] = np.nan
     return Column("number", values, invalid)
+
+
+def _numbers_at_once(raw: Sequence[Any] | NDArray[Any]) -> tuple[Floats, Bools] | None:
+    try:
+        values = np.array(raw, dtype=np.float64)  # None becomes NaN, numeric text becomes its number
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (values, np.isinf(values)) if values.ndim == 1 else None
 
 
 def _numbers_one_by_one(raw: Sequence[Any] | NDArray[Any]) -> tuple[Floats, Bools]:

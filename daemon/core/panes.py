@@ -1,19 +1,25 @@
 """Panes: disjoint stretches of a prediction stream, as counts. Windows are merged panes.
 
-Everything in a pane is an integer or a sum in fixed point, and the sample is "the k smallest of a total order", so merging
-is exact, associative and commutative: panes put together in any order, by any number of replicas, are bit-identical.
+Everything in a pane is an integer, a sum in fixed point, or "the k smallest of a total order" (the sample), so merging is
+exact, associative and commutative: panes put together in any order, by any number of replicas, are bit-identical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+import orjson
 
-from daemon.core.columns import Batch
-from daemon.core.reference import Reference
+from daemon.core.columns import Batch, Column, Floats
+from daemon.core.errors import BadInput
+from daemon.core.losses import expected_losses
+from daemon.core.reference import Bins, Reference
+from daemon.core.samples import Sample, join, restore, sample, store
 
 SAMPLE_ROWS = 1000
 """Rows that a pane keeps for tests on raw values."""
@@ -21,7 +27,7 @@ FORMAT = 1
 """Version of the bytes of a pane."""
 
 _FRACTION = 40
-_UNIT = float(2**_FRACTION)
+"""Losses are summed in units of 2**-40."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +62,17 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledRow:
-    """One raw row; the order of (hash, position) decides which rows a sample keeps."""
-
-    hash: int
-    """64 bits of the prediction id's hash: the same rows are sampled wherever they are seen."""
-    position: int
-    id: str
-    features: tuple[float | str | None, ...]
-    """In the order of the reference's features; None where there is no usable value."""
-    prediction: float | str | None
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Pane:
-    """One stretch of one stream (or segment), held in the bins of one reference. Never changes; `observe` makes another."""
+    """One stretch of one stream (or segment), in the bins of one reference. It never changes; `observe` makes another."""
 
     reference: str
     """The `panes` digest of the reference whose bins these are."""
     features: Mapping[str, Counts]
     outputs: Counts | None
+    sample: Sample
     rows: int = 0
     first: int | None = None
-    """Smallest and largest position; None while empty."""
+    """Smallest and largest position in the stream; None while empty."""
     last: int | None = None
     start: int | None = None
     """Earliest and latest event time, microseconds since the epoch; None while empty."""
@@ -88,59 +81,163 @@ class Pane:
     """Rows with an expected loss, and its sum and sum of squares in units of 2**-40."""
     expected: int = 0
     expected_squares: int = 0
-    sample: tuple[SampledRow, ...] = ()
-    """The `sample_rows` rows with the smallest (hash, position), ascending."""
-    sample_rows: int = SAMPLE_ROWS
 
     @property
     def expected_loss(self) -> float | None:
         """Mean expected loss (CBPE); None when no row has one."""
-        return self.expected / _UNIT / self.scored if self.scored else None
+        return self.expected / 2**_FRACTION / self.scored if self.scored else None
 
     @property
     def expected_variance(self) -> float | None:
         """Variance of the rows' expected loss; None for fewer than two rows."""
         if self.scored < 2:
             return None
-        spread = self.scored * self.expected_squares * 2**_FRACTION - self.expected**2
-        return float(spread / 4**_FRACTION) / self.scored / (self.scored - 1)
+        spread: int = self.scored * self.expected_squares * 2**_FRACTION - self.expected**2
+        return spread / (self.scored * (self.scored - 1)) / float(4**_FRACTION)
 
 
 def empty(reference: Reference, sample_rows: int = SAMPLE_ROWS) -> Pane:
-    """A pane without rows; merging it changes nothing."""
+    """A pane without rows that will keep a sample of so many; merging it changes nothing."""
     features = {name: Counts((0,) * len(b.counts)) for name, b in reference.features.items()}
     outputs = Counts((0,) * len(reference.outputs.counts)) if reference.outputs else None
-    return Pane(reference.panes, features, outputs, sample_rows=sample_rows)
+    kinds = {name: b.kind for name, b in reference.features.items()}
+    return Pane(reference.panes, features, outputs, Sample.empty(kinds, reference.task, sample_rows))
 
 
 def observe(pane: Pane, reference: Reference, batch: Batch) -> Pane:
     """The pane with the batch's rows added. BadInput when the pane is another reference's."""
-    raise NotImplementedError
+    if pane.reference != reference.panes:
+        raise BadInput("the pane was kept in the bins of another reference")
+    rows = batch.records.rows
+    if rows == 0:
+        return pane
+    return merge(pane, _summary(reference, batch, pane.sample.most))
 
 
 def merge(left: Pane, right: Pane) -> Pane:
-    """Both panes' rows together. BadInput when they belong to different references."""
-    raise NotImplementedError
+    """Both panes' rows together. BadInput when they belong to different references or keep samples of different sizes."""
+    if left.reference != right.reference or left.sample.most != right.sample.most:
+        raise BadInput("panes of different references, or with samples of different sizes, cannot be merged")
+    return Pane(
+        reference=left.reference,
+        features={name: counts + right.features[name] for name, counts in left.features.items()},
+        outputs=left.outputs + right.outputs if left.outputs and right.outputs else None,
+        sample=join(left.sample, right.sample),
+        rows=left.rows + right.rows,
+        first=_least(left.first, right.first), last=_most(left.last, right.last),
+        start=_least(left.start, right.start), end=_most(left.end, right.end),
+        scored=left.scored + right.scored,
+        expected=left.expected + right.expected,
+        expected_squares=left.expected_squares + right.expected_squares,
+    )  # fmt: skip
 
 
-def merge_all(panes: Sequence[Pane]) -> Pane:
+def merge_all(panes: Iterable[Pane]) -> Pane:
     """All the panes together; at least one."""
-    raise NotImplementedError
+    return reduce(merge, panes)
 
 
 def to_bytes(pane: Pane) -> bytes:
     """The pane for a checkpoint; equal panes give equal bytes."""
-    raise NotImplementedError
+    stored = {
+        "format": FORMAT,
+        "reference": pane.reference,
+        "features": {name: _counts_row(counts) for name, counts in sorted(pane.features.items())},
+        "outputs": pane.outputs and _counts_row(pane.outputs),
+        "sample": store(pane.sample),
+        "numbers": [pane.rows, pane.first, pane.last, pane.start, pane.end],
+        "losses": [pane.scored, str(pane.expected), str(pane.expected_squares)],  # may pass 64 bits
+    }
+    return zlib.compress(orjson.dumps(stored, option=orjson.OPT_SERIALIZE_NUMPY), level=1)
 
 
 def from_bytes(raw: bytes) -> Pane:
     """The pane again. BadInput when the bytes are no pane or of another version."""
-    raise NotImplementedError
+    try:
+        stored = orjson.loads(zlib.decompress(raw))
+    except (zlib.error, orjson.JSONDecodeError) as error:
+        raise BadInput(f"these bytes are no pane: {error}") from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise BadInput(f"a pane of another version than {FORMAT}")
+    rows, first, last, start, end = stored["numbers"]
+    scored, expected, squares = stored["losses"]
+    return Pane(
+        reference=stored["reference"],
+        features={name: _counts(row) for name, row in stored["features"].items()},
+        outputs=stored["outputs"] and _counts(stored["outputs"]),
+        sample=restore(stored["sample"]),
+        rows=rows, first=first, last=last, start=start, end=end,
+        scored=scored, expected=int(expected), expected_squares=int(squares),
+    )  # fmt: skip
 
 
-def sample_columns(reference: Reference, pane: Pane) -> dict[str, NDArray[Any]]:
-    """The sample as columns, in stream order: each feature, then `prediction`, `score` where there are any, and `id`.
+def output_counts(reference: Reference, score: Column | None, prediction: Column | None) -> tuple[int, ...]:
+    """Rows per output bin of the reference, as `traffic.measured` counts `scores`; empty when it has no output bins."""
+    output = score if reference.output == "score" else prediction
+    if reference.outputs is None or output is None:
+        return ()
+    return _count(reference.outputs, output, len(output)).bins
 
-    number: float64 with NaN; category: object array with None.
-    """
-    raise NotImplementedError
+
+def _summary(reference: Reference, batch: Batch, sample_rows: int) -> Pane:
+    records, rows = batch.records, batch.records.rows
+    output = records.score if reference.output == "score" else records.prediction
+    scored, expected, squares = 0, 0, 0
+    if reference.calibration is not None:
+        losses = expected_losses(reference.calibration, reference.task, reference.positive, records)
+        losses = losses[~np.isnan(losses)]
+        scored, expected, squares = len(losses), _fixed_sum(losses), _fixed_sum(losses * losses)
+    kinds = {name: b.kind for name, b in reference.features.items()}
+    return Pane(
+        reference=reference.panes,
+        features={name: _count(b, records.features.get(name), rows) for name, b in reference.features.items()},
+        outputs=_count(reference.outputs, output, rows) if reference.outputs else None,
+        sample=sample(batch, kinds, reference.task, sample_rows),
+        rows=rows,
+        first=int(batch.positions.min()), last=int(batch.positions.max()),
+        start=int(batch.times.min()), end=int(batch.times.max()),
+        scored=scored, expected=expected, expected_squares=squares,
+    )  # fmt: skip
+
+
+def _count(bins: Bins, column: Column | None, rows: int) -> Counts:
+    size = len(bins.counts)
+    if column is None:
+        return Counts((0,) * size, missing=rows, absent=rows)
+    codes = bins.codes(column)
+    used = codes[codes >= 0]
+    filled = tuple(np.bincount(used, minlength=size).tolist())
+    invalid = int(np.count_nonzero(column.invalid))
+    missing = rows - len(used) - invalid
+    if bins.kind == "category":
+        rest = column.values[codes == size - 1] if bins.known else ()
+        return Counts(filled, missing, invalid, new=sum(value not in bins.known for value in rest))
+    if bins.low is None:
+        return Counts(filled, missing, invalid)
+    below, above = np.count_nonzero(column.values < bins.low), np.count_nonzero(column.values > bins.high)
+    return Counts(filled, missing, invalid, below=int(below), above=int(above))
+
+
+def _fixed_sum(values: Floats) -> int:
+    """The sum of values in [0, 1], each rounded to 2**-40 first, so that it does not depend on the order."""
+    units = np.rint(values * 2.0**_FRACTION).astype(np.int64)
+    return (int((units >> 20).sum()) << 20) + int((units & 0xFFFFF).sum())  # in two halves: no overflow at any length
+
+
+def _counts_row(counts: Counts) -> list[Any]:
+    return [
+        list(counts.bins), counts.missing, counts.invalid, counts.absent, counts.new, counts.below, counts.above,
+    ]  # fmt: skip
+
+
+def _counts(row: list[Any]) -> Counts:
+    bins, *others = row
+    return Counts(tuple(bins), *others)
+
+
+def _least(left: int | None, right: int | None) -> int | None:
+    return right if left is None else left if right is None else min(left, right)
+
+
+def _most(left: int | None, right: int | None) -> int | None:
+    return right if left is None else left if right is None else max(left, right)
