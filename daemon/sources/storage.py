@@ -1,0 +1,129 @@
+"""Watched folders: `data.landed` for every complete file that is new.
+
+The mark of a file is stored in the transaction of its event, so a file is taken once, whatever happens between two
+listings; files that landed while the daemon was down have no mark and are found by the first listing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from daemon.clients.folder import FolderWatch
+from daemon.clients.landed import Candidate, Found, Marks, look
+from daemon.config import StorageSource
+from daemon.core.canonical import content_id
+from daemon.core.events import Event
+from daemon.core.problems import Problem
+from daemon.intake import Batch, Intake
+from daemon.sources.base import Health
+from daemon.sources.delivery import Pulse, deliver
+
+BATCH_FILES = 256
+BATCH_BYTES = 256 << 20
+"""A batch ends after so many files or bytes: what was read is durable before much more is read."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def event_of(name: str, candidate: Candidate, digest: str) -> Event:
+    """The event of a file of the storage source `name`. Its id is made of path and content: it is the same each time."""
+    return Event(
+        id=content_id("file", candidate.path, digest),
+        source=f"storage:{name}",
+        type="data.landed",
+        subject=name,
+        time=_written_at(candidate.mtime_ns),
+        data={
+            "source": name,
+            "path": candidate.path,
+            "folder": candidate.folder,
+            "name": candidate.name,
+            "bytes": candidate.size,
+            "digest": digest,
+        },
+    )
+
+
+class Storage:
+    """The source of one watched folder. `home` is what relative paths of the config are relative to."""
+
+    def __init__(self, name: str, config: StorageSource, home: Path, clock: Callable[[], datetime]) -> None:
+        self.name = f"storage:{name}"
+        self._short = name
+        self._config = config
+        self._path = home / config.path
+        self._pulse = Pulse(clock)
+
+    def run(self, intake: Intake, stop: threading.Event) -> None:
+        """Look at the folder until `stop` is set."""
+        config = self._config
+        marks = Marks(intake.files(self.name).values())
+        poll = config.poll.total_seconds()
+        reported = ""
+        with FolderWatch(self._path, config.pattern, config.complete, config.stable_for.total_seconds(), poll) as watch:
+            while not stop.is_set():
+                candidates = watch.ready(marks)
+                self._note_folder(watch.problem)
+                if watch.problem and watch.problem != reported:
+                    deliver(intake, _problem(self._path, watch.problem), stop, self._pulse)
+                reported = watch.problem
+                for found in self._batches(candidates, marks, stop):
+                    self._take(intake, found, stop)
+                watch.wait(stop, poll)
+
+    def health(self) -> Health:
+        """How it is doing now."""
+        return self._pulse.health()
+
+    def _note_folder(self, problem: str) -> None:
+        if self._path.is_dir():
+            self._pulse.alive(problem)
+        else:
+            self._pulse.ails(problem)
+
+    def _batches(
+        self, candidates: Sequence[Candidate], marks: Marks, stop: threading.Event
+    ) -> Iterator[list[tuple[Candidate, Found]]]:
+        batch: list[tuple[Candidate, Found]] = []
+        size = 0
+        for candidate in candidates:
+            if stop.is_set():
+                return
+            found = look(self.name, candidate, marks, stop)
+            size += candidate.size
+            if found is not None:
+                # Remembered before it is durable, so that its twin in the same batch is known as one. When the batch
+                # fails for good, `run` ends, and starts again from the stored marks.
+                marks.add(found.mark)
+                batch.append((candidate, found))
+            if batch and (len(batch) >= BATCH_FILES or size >= BATCH_BYTES):
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _take(self, intake: Intake, found: list[tuple[Candidate, Found]], stop: threading.Event) -> None:
+        events = tuple(event_of(self._short, item, what.mark.digest) for item, what in found if what.fresh)
+        marks = tuple(what.mark for _, what in found)
+        problems = tuple(what.problem for _, what in found if what.problem)
+        receipt = deliver(intake, Batch(events=events, files=marks, problems=problems), stop, self._pulse)
+        if receipt is None:
+            return
+        again = tuple(event for event, fresh in zip(events, receipt.fresh, strict=True) if not fresh)
+        if again:
+            reason = "this content was taken before under this name; nothing is done for it again"
+            back = tuple(Problem("file", event.data["path"], reason) for event in again)
+            deliver(intake, Batch(problems=back), stop, self._pulse)
+
+
+def _problem(path: Path, reason: str) -> Batch:
+    return Batch(problems=(Problem("file", str(path), reason),))
+
+
+def _written_at(mtime_ns: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=mtime_ns // 1000)
+    except OverflowError:  # a file system may hold times that no calendar has
+        return _EPOCH
