@@ -6,7 +6,23 @@ from typing import Any
 
 from pydantic import Field
 
-from daemon.handling import Duration, Inputs, Verb, parse_duration
+from daemon.handling import (
+    Answer,
+    Call,
+    Context,
+    Done,
+    Duration,
+    Failed,
+    Inputs,
+    JobState,
+    JobStatus,
+    ModelVersion,
+    Outcome,
+    Verb,
+    parse_duration,
+)
+from handlers.parts.jobs import Work, failed, progress
+from handlers.parts.settled import settled
 
 
 class Retrain(Inputs):
@@ -16,6 +32,8 @@ class Retrain(Inputs):
     """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `retrain`."""
     with_: dict[str, Any] = Field(default={}, alias="with")
     """Values for the parameters that the template declares."""
+    look: Duration = parse_duration("30s")
+    """How often to look whether there are enough labelled rows by now."""
     deadline: Duration = parse_duration("2h")
     """Longest to wait, enough labelled rows included; then it is inconclusive."""
 
@@ -33,3 +51,44 @@ VERB = Verb(
     target="training",
     deadline=_deadline,
 )
+
+
+@settled
+def run(call: Call, context: Context) -> Outcome:
+    """Start the training job or look at it; when it has ended, find in the registry what it registered."""
+    inputs = Retrain.model_validate(dict(call.inputs))
+    model = context.model(call.model)
+    work = Work(
+        template=inputs.template,
+        parameters=inputs.with_,
+        look=inputs.look.total_seconds(),
+        facts={"champion": context.registry.alias(model.registered, model.alias)},
+    )
+    status = progress(call, context, work)
+    if not isinstance(status, JobStatus):
+        return status
+    # The registry is asked even when the job failed: it may have registered the version and died before it could say so.
+    version = context.registry.find(model.registered, "driftd.call", call.id)
+    if version is None:
+        if status.state is JobState.FAILED:
+            return failed(call, work, status)
+        return Failed(f"{inputs.template} ended well, but registered no version of {model.registered} for this call")
+    if version.tags.get("driftd.holdout") != "excluded" and status.outputs.get("holdout_excluded") is not True:
+        return Failed(
+            f"{inputs.template} does not say that it left the holdout out: version {version.version} is not used"
+        )
+    return _done(context, version, status)
+
+
+def _done(context: Context, version: ModelVersion, status: JobStatus) -> Done:
+    digest = version.tags.get("driftd.digest") or context.registry.digest(version.name, version.version)
+    if "driftd.digest" not in version.tags:
+        context.registry.set_tag(version.name, version.version, "driftd.digest", digest)
+    rows = status.outputs.get("rows", version.tags.get("driftd.rows", 0))
+    outputs = {"version": version.version, "rows": int(rows), "digest": digest}
+    found = Answer(
+        "registry",
+        "find",
+        {"name": version.name, "version": version.version, "tags": dict(version.tags), "folder": status.folder},
+    )
+    return Done(outputs, answers=(found, Answer("jobs", "outputs", dict(status.outputs))))

@@ -52,7 +52,7 @@ def registered(client: mlflow.MlflowClient, call: JobCall) -> Any:
 def register(client: mlflow.MlflowClient, call: JobCall, trained: Trained) -> Any:
     """Log the model and its reference in a run, and register it: its tags come with it, in one write.
 
-    When this call has registered a version already, that one is given back.
+    One of them says that the rows were read without the holdout, which `rows.stream_rows` saw to. When this call has registered a version already, that one is given back.
     """
     before = registered(client, call)
     if before is not None:
@@ -71,7 +71,12 @@ def register(client: mlflow.MlflowClient, call: JobCall, trained: Trained) -> An
         call.model["registered"],
         source=info.model_uri,
         run_id=run.info.run_id,
-        tags={**_tags(call), "driftd.reference": digest},
+        tags={
+            **_tags(call),
+            "driftd.reference": digest,
+            "driftd.rows": str(len(trained.reference)),
+            "driftd.holdout": "excluded",
+        },
         model_id=info.model_id,
     )
 
