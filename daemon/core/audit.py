@@ -52,7 +52,9 @@ def verify(records: Iterable[AuditRecord], head: str = "") -> str:
         if record.seq != expected:
             raise AuditBroken(record.seq, f"expected record {expected}: one was removed, added or moved")
         if record.previous != previous:
-            raise AuditBroken(record.seq, f"it follows {record.previous[:12]}…, but the record before is {previous[:12]}…")
+            raise AuditBroken(
+                record.seq, f"it follows {record.previous[:12]}…, but the record before is {previous[:12]}…"
+            )
         actual = hash_of(record.body, previous)
         if actual != record.hash:
             raise AuditBroken(record.seq, f"its body was changed: hash {actual[:12]}…, recorded {record.hash[:12]}…")

@@ -87,6 +87,8 @@ class Failed:
     why: str
     quarantine: bool = False
     answers: tuple[Answer, ...] = ()
+    barred: Mapping[str, str] = field(default_factory=dict)
+    """With `quarantine`: `version`, `created` (of the registered model) and `digest`, where the run does not know them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,10 +185,8 @@ def decide(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
 def key_of(rule: Rule, event: Event) -> str:
     """The memory key of an event under a rule: monitor, model and segment where it has them, and `for_each` fields."""
     data = event.data
-    if "monitor" in data:
-        parts = [str(data["monitor"]), str(data["model"]), str(data["segment"])]
-    else:
-        parts = [event.subject]
+    measured = "monitor" in data
+    parts = [str(data["monitor"]), str(data["model"]), str(data["segment"])] if measured else [event.subject]
     for name in rule.for_each:
         value: Any = data
         for part in name.removeprefix("event.").split("."):
@@ -222,7 +220,7 @@ def _asked(rule: Rule, key: str, recorded: Recorded, values: Activation, world: 
 
 def _one(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]]:
     """One rung of the ladder after the other."""
-    rule, event, now = told.rule, told.event, told.now
+    rule, event = told.rule, told.event
     if event.chain and not rule.include_own and event.type not in OWN_ALLOWED and event.subject == rule.model:
         return _decision(told, Verdict.OWN, "a run on this model caused the event"), memory, ()
     if len(event.chain) > LONGEST_CHAIN:

@@ -6,7 +6,8 @@ DaemonError
 ├─ AuditBroken          the audit chain does not verify
 ├─ StoreError           database trouble; the cause is chained
 │  ├─ StoreBusy         locked or full: nothing was written, try again
-│  └─ Fenced            a write with an older leadership epoch, or progress owned by another
+│  ├─ Fenced            progress is owned by another: the batch was refused whole
+│  └─ Deposed           another leader's epoch is stored: this process must stop
 ├─ BadInput             a record, file or request that cannot be read; it becomes a stored problem
 └─ ClientError          a service said no
    ├─ Unavailable       try again later                 -> outcome Again
@@ -72,7 +73,11 @@ class StoreBusy(StoreError):
 
 
 class Fenced(StoreError):
-    """Somebody else owns this now (a newer epoch, or progress that moved): the write was refused whole."""
+    """Progress is not where the writer of the batch thought: somebody else owns it, and the batch was refused whole."""
+
+
+class Deposed(StoreError):
+    """Another process leads now: nothing was written, and this one must stop."""
 
 
 class BadInput(DaemonError):

@@ -248,10 +248,10 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _i("missed", "earlier due times that this one stands for", required=True),
         )),
         EventType("timer.due", "A due time that a decision asked for has come.", (
-            _s("rule", "the rule", required=True),
-            _s("key", "the rule's memory key", required=True),
+            _s("rule", "the rule; empty when a run is meant", required=True),
+            _s("key", "the rule's memory key, or the run and step", required=True),
             _t("due", "when it was due", required=True),
-            _s("why", "what it is for: `for`, `absent`, `stale`, `repeat`", required=True),
+            _s("why", "what it is for: `for`, `absent`, `cooldown`; of a run: `deadline`, `approval`, `lock`", required=True),
         )),
         EventType("run.finished", "A run has ended.", (
             _s("model", "the model, empty when the rule has none", required=True),
@@ -267,6 +267,11 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _s("sender", "the sender's `source`", required=True),
             Field("payload", Kind.JSON, "the sender's data"),
         )),
+        EventType("rules.loaded", "A rule set took effect.", (
+            _s("revision", "hash of all its rules", required=True),
+            _s("commit", "Git commit of the rules folder; empty when unknown", required=True),
+            _i("rules", "number of rules", required=True),
+        )),
         EventType("source.stalled", "A source or stream brings nothing although it should.", (
             _s("source", "the source or stream", required=True),
             _t("since", "when it last brought something or answered", required=True),
@@ -278,7 +283,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _s("reason", "why, in a sentence", required=True),
         )),
         EventType("control.changed", "An operator said something.", (
-            _s("verb", "`pause`, `resume`, `approve`, `reject`, `quarantine`, `release`", required=True),
+            _s("verb", "`pause`, `resume`, `approve`, `reject`, `cancel`, `quarantine`, `release`", required=True),
             _s("target", "the run, or model and version, that it is about; empty for all", required=True),
             _s("by", "who", required=True),
             _s("reason", "why", required=True),

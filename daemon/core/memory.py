@@ -69,9 +69,7 @@ class Memory:
     def with_firing(self, now: datetime, limit: Limit | None) -> Memory:
         """It fired: an episode opens, and the firing is remembered as long as anything may ask for it."""
         keep = limit.firings if limit else 1
-        return replace(
-            self, condition=replace(self.condition, episode=now), fired=(*self.fired, now)[-max(keep, 1) :]
-        )
+        return replace(self, condition=replace(self.condition, episode=now), fired=(*self.fired, now)[-max(keep, 1) :])
 
     def refused(self, episode: datetime | None) -> Memory:
         """The firing started nothing (the target was busy, a budget was spent): it is armed as it was before."""

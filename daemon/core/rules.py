@@ -14,7 +14,7 @@ from typing import Any
 
 from daemon.core.canonical import canonical, digest
 from daemon.core.durations import write_duration
-from daemon.core.expressions import Condition, Template
+from daemon.core.expressions import Condition
 
 
 class OnUnknown(Enum):
@@ -91,7 +91,7 @@ class Step:
 
     verb: str
     inputs: Mapping[str, Any]
-    """JSON values, in which a Template stands for a value computed from the event."""
+    """JSON values, in which a Template of expressions.py stands for a value computed from the event."""
     approve: bool
     """Wait for a person before this step."""
     position: Position

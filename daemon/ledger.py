@@ -1,0 +1,255 @@
+"""What one transaction of the writer does: events in, decisions, memory, timers and audit out.
+
+A `Ledger` lives as long as one transaction. It reads the writer's `Standing` (counters, the audit head, all rule memory)
+and collects what changes; after COMMIT the writer puts `Ledger.standing()` in the old one's place. If the transaction is
+rolled back the ledger is thrown away, and nothing in memory has moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from daemon.core import memory as remembering
+from daemon.core.audit import GENESIS, hash_of
+from daemon.core.canonical import canonical, content_id
+from daemon.core.decisions import Decided, Decision, World, decide
+from daemon.core.errors import Fenced
+from daemon.core.events import CATALOGUE, Event, Recorded, clean
+from daemon.core.memory import Memory
+from daemon.core.problems import Problem
+from daemon.core.rules import RuleSet
+from daemon.intake import Batch, Receipt
+from daemon.store.base import Row, Session
+from daemon.store.rows import decision_row, event_row, micros, moment
+
+_TICK = timedelta(microseconds=1)
+
+Begin = Callable[["Ledger", Decision, Recorded], tuple[str, str]]
+"""Starts the run of a firing: (admission, run id)."""
+
+Handle = Callable[["Ledger", Recorded], None]
+"""What else an event means: a person's word for a run, a deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the store stands, as the writer holds it in memory between two transactions."""
+
+    seq: int
+    """The newest event's place."""
+    at: datetime
+    """When it was recorded; the next is recorded later."""
+    decision: int
+    """The newest decision's place."""
+    audit: int
+    """The newest audit record's place."""
+    head: str
+    """Its hash."""
+    world: World
+    memory: Mapping[tuple[str, str], Memory] = field(repr=False)
+    """All rule memory. Owned by the writer; changed only after COMMIT."""
+
+
+class Ledger:
+    """One transaction's worth of changes."""
+
+    def __init__(self, session: Session, standing: Standing, rules: RuleSet, now: datetime) -> None:
+        self.session = session
+        self.rules = rules
+        self.now = now
+        self.begin: Begin | None = None
+        self.handle: Handle | None = None
+        self._standing = standing
+        self._seq, self._at = standing.seq, standing.at
+        self._decision = standing.decision
+        self._audit, self._head = standing.audit, standing.head
+        self._world = standing.world
+        self._changed: dict[tuple[str, str], Memory] = {}
+        self._events: list[Row] = []
+        self._decisions: list[Row] = []
+        self._records: list[Row] = []
+        self._timers: list[Row] = []
+        self._fresh: dict[bytes, int] = {}
+        self.ended: list[str] = []
+        """Runs that ended in this transaction: their audit head is exported after COMMIT."""
+
+    # -- what sources and workers bring
+
+    def take(self, batch: Batch) -> Receipt:
+        """Everything in one batch. Raises Fenced when a progress is not where it was expected; nothing is kept then."""
+        for progress in batch.progress:
+            self.session.run("start_progress", progress.stream, progress.partition)
+            moved = self.session.run(
+                "move_progress", progress.position, progress.stream, progress.partition, progress.expected
+            )
+            if not moved:
+                raise Fenced(f"{progress.stream}/{progress.partition} is no longer at {progress.expected}")
+        for state in batch.states:
+            if state.blob is None:
+                self.session.run("drop_state", state.stream, state.key)
+            else:
+                self.session.run("put_state", state.stream, state.key, state.blob)
+        for cursor in batch.cursors:
+            self.session.run("put_cursor", cursor.source, canonical(cursor.value).decode())
+        if batch.files:
+            self.session.many(
+                "put_file", [(f.owner, f.path, f.size, f.mtime_ns, f.digest, f.status) for f in batch.files]
+            )
+        for problem in batch.problems:
+            self.problem(problem)
+        return self.record(batch.events)
+
+    def record(self, events: tuple[Event, ...]) -> Receipt:
+        """Store events and decide them, in order. One that is known already keeps its place and is not decided again."""
+        seqs: list[int] = []
+        fresh: list[bool] = []
+        for event in events:
+            key = bytes.fromhex(event.key)
+            known = self._fresh.get(key)
+            if known is None:
+                rows = self.session.rows("event_by_key", key)
+                known = rows[0][0] if rows else None
+            if known is None:
+                known = self._new(key, event)
+                fresh.append(True)
+            else:
+                fresh.append(False)
+            seqs.append(known)
+        return Receipt(tuple(seqs), tuple(fresh))
+
+    def problem(self, problem: Problem) -> None:
+        """Store a problem, or count it up; a new one is also an event that rules can listen to."""
+        name = content_id("problem", problem.kind, problem.where, problem.reason)
+        micro = micros(self.now)
+        self.session.run(
+            "put_problem", name, problem.kind, problem.where, problem.reason, problem.dead_letter, micro, micro
+        )
+        data = {"kind": problem.kind, "where": problem.where, "reason": problem.reason}
+        self.record((Event(name, "driftd:problems", "problem.recorded", problem.kind, self.now, data),))
+
+    def _new(self, key: bytes, event: Event) -> int:
+        self._seq += 1
+        self._at = max(self.now, self._at + _TICK)
+        recorded = Recorded(self._seq, self._at, replace(event, data=clean(event.data)))
+        self._fresh[key] = self._seq
+        decided, undecidable = self._decide(recorded)
+        row = event_row(recorded, undecidable or None)
+        self._events.append(row)
+        # Memory and timers first: a run that begins (and may end) in the next lines can record events of its own.
+        self._changed.update(decided.memory)
+        self._world = decided.world
+        self._timers.extend((due.id, micros(due.at), due.rule, due.key, due.why) for due in decided.dues)
+        entries = [self._decided(recorded, decision) for decision in decided.decisions]
+        self.audit(
+            "event",
+            "",
+            {
+                "seq": recorded.seq, "at": row[2], "source": event.source, "id": event.id, "type": event.type,
+                "digest": content_id("data", row[8]), "undecidable": undecidable, "decisions": entries,
+            },
+        )  # fmt: skip
+        if self.handle is not None:
+            self.handle(self, recorded)
+        return recorded.seq
+
+    def _decide(self, recorded: Recorded) -> tuple[Decided, str]:
+        """The decisions, or why there can be none: one bad event must not stop the others."""
+        kind = CATALOGUE.get(recorded.event.type)
+        if kind is None:
+            return Decided((), {}, (), self._world), f"there is no event type {recorded.event.type!r}"
+        try:
+            return decide(self.rules, self._remembered, recorded, self._world), ""
+        except Exception as error:  # noqa: BLE001 - the one place where a fault of `decide` becomes a stored reason
+            return Decided((), {}, (), self._world), f"{type(error).__name__}: {error}"
+
+    def _decided(self, recorded: Recorded, decision: Decision) -> list[str]:
+        """Store one decision, and begin what it asks for; a firing that started nothing leaves the rule armed."""
+        admission, run = "", ""
+        if decision.firing is not None and self.begin is not None:
+            admission, run = self.begin(self, decision, recorded)
+            key = decision.rule, decision.key
+            if not run and not decision.firing.notice and key in self._changed:
+                self._changed[key] = self._changed[key].refused(decision.episode_before)
+        self._decision += 1
+        self._decisions.append(decision_row(self._decision, recorded.seq, decision, admission, run))
+        return [decision.rule, decision.revision, decision.key, decision.verdict.value, admission, run]
+
+    def _remembered(self, rule: str, key: str) -> Memory | None:
+        return self._changed.get((rule, key)) or self._standing.memory.get((rule, key))
+
+    # -- timers and audit
+
+    def timer(self, name: str, due: datetime, key: str, why: str) -> None:
+        """A due time of a run."""
+        self._timers.append((name, micros(due), "", key, why))
+
+    def drop_timer(self, name: str) -> None:
+        """The due time is not needed any more."""
+        self.flush_timers()
+        self.session.run("drop_timer", name)
+
+    def due_timers(self, limit: int) -> int:
+        """Turn timers whose time has come into events; how many there were."""
+        self.flush_timers()
+        rows = self.session.rows("timers_due", micros(self.now), limit)
+        for name, due, rule, key, why in rows:
+            self.session.run("drop_timer", name)
+            data = {"rule": rule, "key": key, "due": moment(due).isoformat(), "why": why}
+            self.record((Event(name, "driftd:timers", "timer.due", rule, moment(due), data),))
+        return len(rows)
+
+    def audit(self, kind: str, ref: str, body: dict[str, Any]) -> None:
+        """Add a record to the chain; `ref` is the run that it is about, or empty."""
+        raw = canonical({"kind": kind, "ref": ref, "now": micros(self.now), **body})
+        self._audit += 1
+        self._head = hash_of(raw, self._head)
+        self._records.append((self._audit, kind, ref, raw.decode(), self._head))
+
+    # -- the end
+
+    def flush_timers(self) -> None:
+        """Write the due times collected so far, so that they can be read back."""
+        if self._timers:
+            self.session.many("add_timer", self._timers)
+            self._timers = []
+
+    def flush(self) -> None:
+        """Write everything that was collected; COMMIT comes next."""
+        self.flush_timers()
+        if self._events:
+            self.session.many("add_event", self._events)
+        if self._decisions:
+            self.session.many("add_decision", self._decisions)
+        if self._records:
+            self.session.many("add_audit", self._records)
+        if self._changed:
+            self.session.many(
+                "put_memory",
+                [
+                    (rule, key, canonical(remembering.for_storage(memory)).decode())
+                    for (rule, key), memory in self._changed.items()
+                ],
+            )
+
+    def standing(self, memory: dict[tuple[str, str], Memory]) -> Standing:
+        """Where things stand after COMMIT; `memory` is the writer's own map and is brought up to date."""
+        memory.update(self._changed)
+        return Standing(self._seq, self._at, self._decision, self._audit, self._head, self._world, memory)
+
+
+def standing_of(session: Session) -> tuple[Standing, dict[tuple[str, str], Memory]]:
+    """Where the store stands, read at start."""
+    from orjson import loads  # noqa: PLC0415 - only at start
+
+    events = session.rows("last_event")
+    seq, at = events[0] if events else (0, 0)
+    audits = session.rows("last_audit")
+    audit, head = audits[0] if audits else (0, GENESIS)
+    paused = session.rows("meta", "paused")
+    memory = {(rule, key): remembering.from_storage(loads(state)) for rule, key, state in session.rows("memory")}
+    decision = session.rows("last_decision")[0][0]
+    world = World(paused=bool(paused and paused[0][0] == "yes"))
+    return Standing(seq, moment(at), decision, audit, head, world, memory), memory

@@ -1,0 +1,401 @@
+"""Runs inside the writer's transaction: a firing becomes a run, an outcome moves it, its end frees what it held.
+
+What may happen is in `core/runs.py` and `core/admission.py`; this module reads and writes the rows around them. Every
+function works on the `Ledger` of one transaction, so a run, its locks, its calls, its events and its audit records appear
+together or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from daemon.config import Config
+from daemon.core.admission import DAY, Admitted, Allowance, Allowances, admit
+from daemon.core.calls import Again, Answer, Done, Failed, Inconclusive, Outcome, Working
+from daemon.core.canonical import canonical, content_id
+from daemon.core.decisions import Decision, Firing
+from daemon.core.events import Event, Recorded
+from daemon.core.problems import Problem
+from daemon.core.rules import Mode, Rule, Step, WhenBusy
+from daemon.core.runs import (
+    AFTER_STEP,
+    ASKING,
+    GOOD_ENDS,
+    UNDO_STEP,
+    Run,
+    RunStep,
+    Signal,
+    State,
+    onward,
+    run_id,
+)
+from daemon.handling import Verb
+from daemon.ledger import Ledger
+from daemon.store.rows import StoredCall, answers_json, call_of, micros, run_of, run_row
+
+APPROVAL = timedelta(hours=24)
+"""How long a run waits for a person."""
+QUEUE = timedelta(hours=24)
+"""How long a run waits for its target."""
+UNDO_SECONDS = 900.0
+"""Longest that a rollback may try before the run is stuck and pages."""
+
+_PRIORITY = {"rollback": 0, "promote": 2, "canary": 3, "soak": 3}
+"""Rollbacks first; what holds traffic before what does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The moves of runs, for one configuration."""
+
+    config: Config
+    verbs: Mapping[str, Verb]
+
+    # -- a firing
+
+    def begin(self, ledger: Ledger, decision: Decision, recorded: Recorded) -> tuple[str, str]:
+        """Start the run of a firing: what came of it, and the run's id (empty when nothing was started)."""
+        firing = decision.firing
+        assert firing is not None
+        rule = ledger.rules.by_name[decision.rule]
+        try:
+            run = self._planned(rule, decision, firing, recorded)
+        except ValidationError as error:
+            why = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
+            ledger.problem(Problem("rule", f"{rule.position.file}:{rule.position.line}", f"rule {rule.name}: {why}"))
+            return f"invalid: {why}", ""
+        if firing.notice:
+            self._aftermath(ledger, run)
+            return "notice", run.id
+        runs = self._runs(ledger)
+        admission = admit(run, runs, self._allowances(), recorded.at)
+        self._audit_firing(ledger, rule, decision, recorded, run, f"{admission.verdict.value} {admission.why}".strip())
+        if admission.verdict is Admitted.YES:
+            self._admit(ledger, self._created(ledger, run))
+            return "admitted", run.id
+        takes_over = run.steps[0].verb == "rollback" or rule.when_busy is WhenBusy.REPLACE
+        if admission.verdict is Admitted.BUSY and takes_over:
+            self._created(ledger, replace(run, replaces=admission.holders[0]))
+            for holder in admission.holders:
+                self.cancel(ledger, holder, f"run {run.id[:8]} of rule {rule.name} takes its target over")
+            return "replaces", run.id
+        if admission.verdict in {Admitted.BUSY, Admitted.BUDGET} and rule.when_busy is WhenBusy.QUEUE:
+            self._created(ledger, replace(run, why=admission.why))
+            return "queued", run.id
+        return f"{admission.verdict.value}: {admission.why}", ""
+
+    def _planned(self, rule: Rule, decision: Decision, firing: Firing, recorded: Recorded) -> Run:
+        steps = self._steps(firing.steps)
+        if rule.mode is Mode.APPROVE and steps:
+            steps = (replace(steps[0], approve=True), *steps[1:])
+        name = run_id(rule.name, decision.key, firing.trigger, recorded.seq)
+        data = firing.trigger.data
+        given = {name: data[name] for name in ("version", "digest", "created") if data.get(name)}
+        targets = {target for step in steps for target in self._targets(step.verb, rule.model)}
+        return Run(
+            name, rule.name, rule.revision, rule.model, decision.key, firing.trigger, recorded.seq,
+            tuple(sorted(targets)), steps, self._steps(firing.on_failure), (*firing.trigger.chain, name), recorded.at,
+            given=given,
+        )  # fmt: skip
+
+    def _steps(self, steps: tuple[tuple[Step, Mapping[str, Any]], ...]) -> tuple[RunStep, ...]:
+        """The steps with their deadlines; a canary with a soak brings the soak after its promotion."""
+        planned: list[RunStep] = []
+        soak: Mapping[str, Any] | None = None
+        for step, inputs in steps:
+            planned.append(self._step(step.verb, inputs, step.approve))
+            if step.verb == "canary" and inputs.get("soak"):
+                soak = inputs
+            if step.verb == "promote" and soak is not None:
+                planned.append(self._step("soak", {"duration": soak["soak"]}, approve=False))
+                soak = None
+        return tuple(planned)
+
+    def _step(self, verb: str, inputs: Mapping[str, Any], approve: bool) -> RunStep:
+        shape = self.verbs[verb]
+        seconds = shape.deadline(shape.inputs.model_validate(dict(inputs)))
+        return RunStep(verb, inputs, approve, shape.traffic, seconds)
+
+    def _targets(self, verb: str, model: str) -> tuple[str, ...]:
+        shape, entry = self.verbs[verb], self.config.models.get(model)
+        if shape.target == "none" or entry is None:
+            return ()
+        if shape.target == "serving":
+            return (f"serving:{entry.serving or model}",)
+        return (f"registry:{entry.registered}",) if shape.target == "registry" else (f"training:{model}",)
+
+    # -- moves
+
+    def settle(self, ledger: Ledger, call: StoredCall, outcome: Outcome, epoch: int) -> bool:
+        """What a handler answered. False when the call is not waited for any more: the answer is noted, and ignored."""
+        now = ledger.now
+        status, due, attempt, state, note = _settled(call, outcome, now)
+        changed = ledger.session.run(
+            "settle_call", status, micros(due), attempt, canonical(state).decode(), note, call.id, epoch
+        )
+        self._audit_outcome(ledger, call, outcome, accepted=bool(changed))
+        if not changed:
+            return False
+        if isinstance(outcome, Done | Working) and outcome.events:
+            ledger.record(outcome.events)
+        if isinstance(outcome, Working | Again):
+            return True
+        ledger.drop_timer(_deadline_name(call.id))
+        run = self._run(ledger, call.run)
+        if run is None or call.step >= AFTER_STEP or run.ended:
+            return True
+        if isinstance(outcome, Done):
+            given = {**run.given, **outcome.outputs}
+            if call.step == UNDO_STEP or run.state is State.UNDOING:
+                self._move(ledger, replace(run, given=given), Signal.LAST_DONE, str(outcome.outputs.get("why", "")))
+                return True
+            forward = replace(run, given=given, position=run.position + 1)
+            self._move(ledger, forward, onward(forward), "")
+            return True
+        if isinstance(outcome, Failed) and outcome.quarantine:
+            self._quarantine(ledger, run, outcome)
+        signal = Signal.FAILED if isinstance(outcome, Failed) else Signal.INCONCLUSIVE
+        self._move(ledger, run, signal, f"{call.verb}: {outcome.why}")
+        return True
+
+    def cancel(self, ledger: Ledger, run: str, why: str) -> None:
+        """Cancel a run, undoing what it did to traffic; a rollback that is under way goes on."""
+        found = self._run(ledger, run)
+        if found is None or found.ended or found.state is State.UNDOING:
+            return
+        self._move(ledger, found, Signal.CANCELLED, why)
+
+    def handle(self, ledger: Ledger, recorded: Recorded) -> None:
+        """What an event means beside the rules: a person's word, or a run's deadline."""
+        event = recorded.event
+        if event.type == "timer.due" and not event.data["rule"]:
+            self._expire(ledger, event.data)
+        elif event.type == "control.changed":
+            self._control(ledger, event)
+
+    def _expire(self, ledger: Ledger, data: Mapping[str, Any]) -> None:
+        name, _, step = str(data["key"]).partition("|")
+        run = self._run(ledger, name)
+        if run is None or (run.ended and int(step) < AFTER_STEP):
+            return
+        if data["why"] == "deadline":
+            rows = ledger.session.rows("call", run.call_id(int(step)))
+            if not rows or call_of(rows[0]).status not in {"due", "claimed"}:
+                return
+            ledger.session.run("drop_call", "its deadline has passed", run.call_id(int(step)))
+            if int(step) < AFTER_STEP:
+                note = call_of(rows[0]).note
+                self._move(ledger, run, Signal.EXPIRED, f"{call_of(rows[0]).verb}: no end by its deadline ({note})")
+            return
+        waits = run.state in ASKING if data["why"] == "approval" else run.state is State.PENDING
+        if waits and (data["why"] == "lock" or run.position == int(step)):
+            self._move(ledger, run, Signal.EXPIRED, f"nobody came: its {data['why']} was not given in time")
+
+    def _control(self, ledger: Ledger, event: Event) -> None:
+        verb, target, by, reason = (str(event.data[name]) for name in ("verb", "target", "by", "reason"))
+        if verb in {"pause", "resume"} and not target:
+            ledger.session.run("set_meta", "paused", "yes" if verb == "pause" else "no")
+            return
+        if verb == "release":
+            model, _, version = target.partition("@")
+            ledger.session.run("release", f"{by}: {reason}", model, version)
+            return
+        if verb == "quarantine":
+            model, _, version = target.partition("@")
+            ledger.session.run(
+                "add_quarantine", model, str(event.data.get("created", "")), version,
+                str(event.data.get("digest", "")), micros(ledger.now), "", f"{by}: {reason}",
+            )  # fmt: skip
+            return
+        run = self._run(ledger, target)
+        if run is None or run.ended:
+            return
+        if verb == "approve" and run.state in ASKING:
+            approved = replace(run, approved=run.position)
+            self._move(ledger, approved, onward(approved), f"approved by {by}: {reason}")
+        elif verb == "reject" and run.state in ASKING:
+            self._move(ledger, run, Signal.REFUSED, f"rejected by {by}: {reason}")
+        elif verb in {"reject", "cancel"} and run.state is not State.UNDOING:
+            self._move(ledger, run, Signal.CANCELLED, f"cancelled by {by}: {reason}")
+
+    # -- what a move brings with it
+
+    def _created(self, ledger: Ledger, run: Run) -> Run:
+        ledger.session.run("put_run", *run_row(run))
+        ledger.timer(content_id("lock", run.id), ledger.now + QUEUE, f"{run.id}|0", "lock")
+        return run
+
+    def _admit(self, ledger: Ledger, run: Run) -> None:
+        for target in run.targets:
+            ledger.session.run("take_lock", target, run.id, micros(ledger.now))
+        self._move(ledger, run, onward(run), "")
+
+    def _move(self, ledger: Ledger, run: Run, signal: Signal, note: str) -> None:
+        """Move a run and do what its new state asks for: a call, a question, or the end."""
+        before, run = run, run.moved(signal, ledger.now, note)
+        ledger.session.run("put_run", *run_row(run))
+        ledger.audit(
+            "run", run.id, {"signal": signal.value, "from": before.state.value, "state": run.state.value, "note": note}
+        )
+        if before.state in {State.RUNNING, State.SERVING} and signal not in _FORWARD:
+            ledger.session.run("drop_call", note, run.call_id(before.position))
+        if run.ended:
+            self._end(ledger, run)
+        elif run.state in ASKING:
+            name = content_id("approval", run.id, run.position)
+            ledger.timer(name, ledger.now + APPROVAL, f"{run.id}|{run.position}", "approval")
+        elif run.state is State.UNDOING and signal not in _FORWARD:
+            undo = RunStep("rollback", {}, approve=False, traffic=True, seconds=UNDO_SECONDS)
+            self._call(ledger, run, UNDO_STEP, undo)
+        else:
+            self._call(ledger, run, run.position, run.steps[run.position])
+
+    def _call(self, ledger: Ledger, run: Run, number: int, step: RunStep) -> None:
+        name, now = run.call_id(number), ledger.now
+        deadline = now + timedelta(seconds=step.seconds)
+        priority = _PRIORITY.get(step.verb, 5)
+        ledger.session.run(
+            "add_call", name, run.id, number, step.verb, priority, micros(now), micros(deadline)
+        )  # fmt: skip
+        ledger.timer(_deadline_name(name), deadline, f"{run.id}|{number}", "deadline")
+        ledger.audit(
+            "call", run.id, {"call": name, "step": number, "verb": step.verb, "inputs": dict(step.inputs),
+                             "given": dict(run.given), "deadline": deadline.isoformat()},
+        )  # fmt: skip
+
+    def _end(self, ledger: Ledger, run: Run) -> None:
+        ledger.session.run("drop_locks", run.id)
+        data = {
+            "model": run.model, "run": run.id, "rule": run.rule, "state": run.state.value, "reason": run.why,
+            "version": str(run.given.get("version", "")),
+        }  # fmt: skip
+        ledger.ended.append(run.id)
+        self._aftermath(ledger, run)
+        ledger.record((Event(run.id, "driftd:runs", "run.finished", run.model, ledger.now, data, run.chain),))
+        for pending in self._runs(ledger):
+            if pending.state is State.PENDING:
+                admission = admit(pending, self._runs(ledger), self._allowances(), ledger.now)
+                if admission.verdict is Admitted.YES:
+                    self._admit(ledger, pending)
+
+    def _aftermath(self, ledger: Ledger, run: Run) -> None:
+        """The steps after a bad end (or after a rollback that the rule asked for): they change nothing of the run."""
+        own = run.position < len(run.steps) and run.steps[run.position].verb == "rollback"
+        steps = run.on_failure
+        if run.state in GOOD_ENDS:
+            return
+        if own and run.state is State.ROLLED_BACK:
+            steps = run.steps[run.position + 1 :]
+        if not run.ended:
+            ledger.session.run("put_run", *run_row(replace(run, state=State.SUCCEEDED, steps=(), targets=())))
+        for offset, step in enumerate(steps):
+            self._call(ledger, run, AFTER_STEP + offset, step)
+
+    def _quarantine(self, ledger: Ledger, run: Run, outcome: Failed) -> None:
+        facts = {**run.given, **outcome.barred}
+        version = str(facts.get("version", ""))
+        if not version:
+            return
+        created, digest = str(facts.get("created", "")), str(facts.get("digest", ""))
+        ledger.session.run(
+            "add_quarantine", run.model, created, version, digest, micros(ledger.now), run.id, outcome.why
+        )
+        ledger.audit(
+            "quarantine", run.id,
+            {"model": run.model, "version": version, "created": created, "digest": digest, "reason": outcome.why},
+        )  # fmt: skip
+
+    # -- reading, and the audit
+
+    def _run(self, ledger: Ledger, name: str) -> Run | None:
+        rows = ledger.session.rows("run", name)
+        return run_of(rows[0]) if rows else None
+
+    def _runs(self, ledger: Ledger) -> tuple[Run, ...]:
+        """All live runs, and those that began as long ago as any allowance looks back."""
+        back = max(DAY, self.config.breaker.reset)
+        recent = [run_of(row) for row in ledger.session.rows("runs_since", micros(ledger.now - back))]
+        known = {run.id for run in recent}
+        live = [run_of(row) for row in ledger.session.rows("live_runs")]
+        return tuple(sorted([*recent, *(run for run in live if run.id not in known)], key=lambda run: run.created))
+
+    def _allowances(self) -> Allowances:
+        verbs = {
+            verb: Allowance(budget.concurrent, budget.per_target, budget.per_day)
+            for verb, budget in self.config.budgets.items()
+        }
+        return Allowances(verbs, self.config.breaker.failures, self.config.breaker.reset)
+
+    def _audit_firing(
+        self, ledger: Ledger, rule: Rule, decision: Decision, recorded: Recorded, run: Run, admission: str
+    ) -> None:
+        values = [
+            [condition.text, clause.truth, clause.reason]
+            for condition, clause in zip(rule.when, decision.clauses, strict=False)
+        ]
+        ledger.audit(
+            "firing", run.id,
+            {
+                "rule": rule.name, "revision": rule.revision, "commit": ledger.rules.commit, "text": rule.text,
+                "key": decision.key, "why": decision.why, "clauses": values, "event": recorded.seq,
+                "trigger": {"source": run.trigger.source, "id": run.trigger.id, "type": run.trigger.type,
+                            "data": dict(run.trigger.data)},
+                "admission": admission, "steps": [[step.verb, dict(step.inputs)] for step in run.steps],
+                "targets": list(run.targets),
+            },
+        )  # fmt: skip
+
+    def _audit_outcome(self, ledger: Ledger, call: StoredCall, outcome: Outcome, *, accepted: bool) -> None:
+        """Keep every answer; a mere "still working" with nothing new is not worth a record."""
+        quiet = isinstance(outcome, Working) and not outcome.answers and not outcome.events
+        if quiet and accepted:
+            return
+        body: dict[str, Any] = {
+            "call": call.id, "step": call.step, "verb": call.verb, "outcome": type(outcome).__name__.lower(),
+            "accepted": accepted, "answers": answers_json(outcome.answers),
+        }  # fmt: skip
+        if isinstance(outcome, Done):
+            body["outputs"] = dict(outcome.outputs)
+        elif isinstance(outcome, Working):
+            body["note"] = outcome.note
+        else:
+            body["why"] = outcome.why
+        ledger.audit("outcome", call.run, body)
+
+
+_FORWARD = frozenset({
+    Signal.ADMITTED, Signal.ADMITTED_TRAFFIC, Signal.ADMITTED_ROLLBACK, Signal.STEP_DONE, Signal.STEP_DONE_TRAFFIC,
+    Signal.STEP_DONE_ROLLBACK, Signal.LAST_DONE, Signal.ASKED, Signal.APPROVED, Signal.APPROVED_TRAFFIC,
+    Signal.APPROVED_ROLLBACK,
+})  # fmt: skip
+"""Signals that go on with the rule's own steps; the others break off."""
+
+
+def _settled(call: StoredCall, outcome: Outcome, now: datetime) -> tuple[str, datetime, int, Mapping[str, Any], str]:
+    """The call's row after an outcome: status, due, attempt, state, note."""
+    if isinstance(outcome, Working):
+        due = now + timedelta(seconds=max(outcome.poll_after, 0.0))
+        return "due", due, call.attempt, outcome.state, outcome.note or call.note
+    if isinstance(outcome, Again):
+        due = now + timedelta(seconds=max(outcome.after, 0.0))
+        return "due", due, call.attempt + 1, outcome.state or call.state, outcome.why
+    if isinstance(outcome, Done):
+        return "done", now, call.attempt, call.state, ""
+    if isinstance(outcome, Failed):
+        return "failed", now, call.attempt, call.state, outcome.why
+    assert isinstance(outcome, Inconclusive)
+    return "inconclusive", now, call.attempt, call.state, outcome.why
+
+
+def _deadline_name(call: str) -> str:
+    return content_id("deadline", call)
+
+
+def crashed(error: Exception) -> Failed:
+    """The outcome of a handler that raised something it should not have."""
+    return Failed(f"the handler broke: {type(error).__name__}: {error}", answers=(Answer("driftd", "handler", {}),))

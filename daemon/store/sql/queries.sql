@@ -1,0 +1,213 @@
+-- Every statement that the store makes, by name. `-- name: …` starts one; the lines of comment under it say what it is for.
+
+-- name: epoch
+SELECT value FROM meta WHERE name = 'epoch';
+
+-- name: set_meta
+INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: meta
+SELECT value FROM meta WHERE name = ?;
+
+-- name: last_event
+SELECT seq, at FROM events ORDER BY seq DESC LIMIT 1;
+
+-- name: event_by_key
+SELECT seq FROM events WHERE key = ?;
+
+-- name: add_event
+INSERT INTO events (seq, key, at, type, subject, source, id, time, data, chain, undecidable)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: event
+SELECT seq, at, type, subject, source, id, time, data, chain, undecidable FROM events WHERE seq = ?;
+
+-- name: events_after
+SELECT seq, at, type, subject, source, id, time, data, chain, undecidable FROM events WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: events_of
+SELECT seq, at, type, subject, source, id, time, data, chain, undecidable FROM events
+WHERE type = ? AND subject = ? AND seq > ? ORDER BY seq LIMIT ?;
+
+-- name: events_newest
+SELECT seq, at, type, subject, source, id, time, data, chain, undecidable FROM events
+WHERE (?1 = '' OR type = ?1) AND (?2 = '' OR subject = ?2) ORDER BY seq DESC LIMIT ?3;
+
+-- name: last_decision
+SELECT coalesce(max(seq), 0) FROM decisions;
+
+-- name: add_decision
+INSERT INTO decisions (seq, event, rule, revision, key, verdict, admission, why, clauses, run)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: decision
+SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions WHERE seq = ?;
+
+-- name: decisions_of_event
+SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions WHERE event = ? ORDER BY seq;
+
+-- name: decisions_newest
+SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions
+WHERE (?1 = '' OR rule = ?1) AND (?2 = '' OR verdict = ?2) ORDER BY seq DESC LIMIT ?3;
+
+-- name: decisions_after
+SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: memory
+SELECT rule, key, state FROM memory;
+
+-- name: put_memory
+INSERT INTO memory (rule, key, state) VALUES (?, ?, ?) ON CONFLICT (rule, key) DO UPDATE SET state = excluded.state;
+
+-- name: add_timer
+INSERT INTO timers (id, due, rule, key, why) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+
+-- name: timers_due
+SELECT id, due, rule, key, why FROM timers WHERE due <= ? ORDER BY due, id LIMIT ?;
+
+-- name: next_timer
+SELECT min(due) FROM timers;
+
+-- name: drop_timer
+DELETE FROM timers WHERE id = ?;
+
+-- name: add_ruleset
+INSERT INTO rulesets (revision, loaded, commit_id, files) VALUES (?, ?, ?, ?) ON CONFLICT (revision) DO NOTHING;
+
+-- name: ruleset
+SELECT files FROM rulesets WHERE revision = ?;
+
+-- name: put_run
+INSERT INTO runs (id, rule, model, state, live, created, ended, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, live = excluded.live, ended = excluded.ended, doc = excluded.doc;
+
+-- name: run
+SELECT doc FROM runs WHERE id = ?;
+
+-- name: runs_like
+SELECT doc FROM runs WHERE id LIKE ? || '%' LIMIT 2;
+
+-- name: live_runs
+SELECT doc FROM runs WHERE live = 1 ORDER BY created, id;
+
+-- name: runs_since
+SELECT doc FROM runs WHERE created > ? ORDER BY created, id;
+
+-- name: runs_newest
+SELECT doc FROM runs ORDER BY created DESC, id LIMIT ?;
+
+-- name: locks
+SELECT target, run FROM locks;
+
+-- name: take_lock
+INSERT INTO locks (target, run, since) VALUES (?, ?, ?);
+
+-- name: drop_locks
+DELETE FROM locks WHERE run = ?;
+
+-- name: add_call
+INSERT INTO calls (id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note)
+VALUES (?, ?, ?, ?, 'due', ?, ?, ?, 0, 0, 0, '{}', '') ON CONFLICT (id) DO NOTHING;
+
+-- name: call
+SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls WHERE id = ?;
+
+-- name: calls_of_run
+SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
+WHERE run = ? ORDER BY step;
+
+-- name: calls_due
+SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
+WHERE status = 'due' AND due <= ? ORDER BY priority, due, id LIMIT ?;
+
+-- name: next_call
+SELECT min(due) FROM calls WHERE status = 'due';
+
+-- name: claim_call
+UPDATE calls SET status = 'claimed', epoch = ?, lease = ? WHERE id = ? AND status = 'due';
+
+-- name: settle_call
+UPDATE calls SET status = ?, due = ?, attempt = ?, state = ?, note = ? WHERE id = ? AND status = 'claimed' AND epoch = ?;
+
+-- name: drop_call
+-- A call that is not needed any more: whatever its handler answers later is refused.
+UPDATE calls SET status = 'dropped', note = ? WHERE id = ? AND status IN ('due', 'claimed');
+
+-- name: reclaim_calls
+-- After a restart: what an earlier epoch had claimed is due again.
+UPDATE calls SET status = 'due', due = ? WHERE status = 'claimed' AND epoch < ?;
+
+-- name: expired_leases
+UPDATE calls SET status = 'due', due = ? WHERE status = 'claimed' AND lease <= ?;
+
+-- name: add_quarantine
+INSERT INTO quarantine (model, created, version, digest, at, run, reason, released) VALUES (?, ?, ?, ?, ?, ?, ?, NULL)
+ON CONFLICT (model, created, version) DO UPDATE SET digest = excluded.digest, at = excluded.at, run = excluded.run,
+reason = excluded.reason, released = NULL;
+
+-- name: quarantined
+SELECT reason FROM quarantine WHERE model = ?1 AND released IS NULL
+AND ((version = ?2 AND (created = ?3 OR ?3 = '' OR created = '')) OR (digest = ?4 AND ?4 <> '')) LIMIT 1;
+
+-- name: quarantine
+SELECT model, created, version, digest, at, run, reason, released FROM quarantine ORDER BY at, model, version;
+
+-- name: release
+UPDATE quarantine SET released = ? WHERE model = ? AND version = ? AND released IS NULL;
+
+-- name: last_audit
+SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1;
+
+-- name: add_audit
+INSERT INTO audit (seq, kind, ref, body, hash) VALUES (?, ?, ?, ?, ?);
+
+-- name: audit_after
+SELECT seq, kind, ref, body, hash FROM audit WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: audit_newest
+SELECT seq, kind, ref, body, hash FROM audit WHERE (?1 = '' OR kind = ?1) ORDER BY seq DESC LIMIT ?2;
+
+-- name: audit_of
+SELECT seq, kind, ref, body, hash FROM audit WHERE ref = ? ORDER BY seq;
+
+-- name: put_problem
+INSERT INTO problems (id, kind, place, reason, dead_letter, first, last, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1)
+ON CONFLICT (id) DO UPDATE SET last = excluded.last, count = count + 1;
+
+-- name: problems
+SELECT kind, place, reason, dead_letter, first, last, count FROM problems ORDER BY last DESC LIMIT ?;
+
+-- name: problem_count
+SELECT kind, sum(count) FROM problems GROUP BY kind ORDER BY kind;
+
+-- name: cursor
+SELECT value FROM cursors WHERE source = ?;
+
+-- name: put_cursor
+INSERT INTO cursors (source, value) VALUES (?, ?) ON CONFLICT (source) DO UPDATE SET value = excluded.value;
+
+-- name: files
+SELECT owner, path, size, mtime_ns, digest, status FROM files WHERE owner = ?;
+
+-- name: put_file
+INSERT INTO files (owner, path, size, mtime_ns, digest, status) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
+status = excluded.status;
+
+-- name: progress
+SELECT position FROM progress WHERE stream = ? AND partition = ?;
+
+-- name: start_progress
+INSERT INTO progress (stream, partition, position) VALUES (?, ?, 0) ON CONFLICT (stream, partition) DO NOTHING;
+
+-- name: move_progress
+UPDATE progress SET position = ? WHERE stream = ? AND partition = ? AND position = ?;
+
+-- name: states
+SELECT key, blob FROM states WHERE stream = ?;
+
+-- name: put_state
+INSERT INTO states (stream, key, blob) VALUES (?, ?, ?) ON CONFLICT (stream, key) DO UPDATE SET blob = excluded.blob;
+
+-- name: drop_state
+DELETE FROM states WHERE stream = ? AND key = ?;

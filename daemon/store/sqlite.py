@@ -1,0 +1,160 @@
+"""The embedded store: one SQLite file, one leading process.
+
+WAL with synchronous=FULL: a commit is on disk when it returns. Leadership is an exclusive lock on a file beside the
+database, held as long as the process lives, and an epoch inside the database that goes up with every leader; each
+transaction checks it, so a process that lost the file lock (a restored disk, a removed lock file) is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from daemon.core.errors import Deposed, StoreBusy, StoreError
+from daemon.store.base import Row, Session
+from daemon.store.statements import migrations, statements
+
+BUSY_MS = 5000
+"""How long SQLite itself waits for another process's lock before the transaction counts as busy."""
+
+
+class _Statements:
+    """Named statements on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._statements = statements()
+
+    def rows(self, name: str, *parameters: Any) -> list[Row]:
+        return self._connection.execute(self._statements[name], parameters).fetchall()
+
+    def run(self, name: str, *parameters: Any) -> int:
+        return self._connection.execute(self._statements[name], parameters).rowcount
+
+    def many(self, name: str, rows: Iterable[Row]) -> None:
+        self._connection.executemany(self._statements[name], rows)
+
+
+class SqliteStore:
+    """A store in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._readers = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+        self._lock_file: int | None = None
+        self._writer = self._connect()
+        with _named_errors():
+            _migrate(self._writer)
+        self._session = _Statements(self._writer)
+
+    def lead(self) -> int:
+        """Take the file lock, and the next epoch."""
+        if self._lock_file is None:
+            lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(lock)
+                raise StoreBusy(f"another driftd leads on {self._path}; stop it first (`driftd status`)") from error
+            self._lock_file = lock
+        with _named_errors():
+            self._writer.execute("BEGIN IMMEDIATE")
+            epoch = self._epoch() + 1
+            self._session.run("set_meta", "epoch", str(epoch))
+            self._writer.execute("COMMIT")
+        return epoch
+
+    @contextmanager
+    def transaction(self, epoch: int) -> Iterator[Session]:
+        """One transaction of the leader of `epoch`."""
+        with _named_errors():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                if self._epoch() != epoch:
+                    raise Deposed(f"epoch {epoch} no longer leads: {self._epoch()} does")
+                yield self._session
+                self._writer.execute("COMMIT")
+            except BaseException:
+                # Some errors (a full disk) end the transaction by themselves.
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A view for reading, on a connection of this thread."""
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            connection = self._connect()
+            connection.execute("PRAGMA query_only = ON")
+            self._readers.connection = connection
+        with _named_errors():
+            connection.execute("BEGIN")
+            try:
+                yield _Statements(connection)
+            finally:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close all connections and let go of the lock."""
+        with self._guard:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _epoch(self) -> int:
+        rows = self._session.rows("epoch")
+        return int(rows[0][0]) if rows else 0
+
+    def _connect(self) -> sqlite3.Connection:
+        with _named_errors():
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+            )
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            # The log is folded back at least every 16 MB, so that it stays in the page cache and bounded on disk.
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        with self._guard:
+            self._open.append(connection)
+        return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema: each migration and its number in one transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    newest = migrations()[-1][0]
+    if version > newest:
+        raise StoreError(f"the store has schema {version}, this driftd knows {newest}: it was written by a newer one")
+    for number, script in migrations():
+        if number > version:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """SQLite's errors as ours: locked, full and unwritable mean try again, the rest is trouble."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        passing = {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY"}
+        name = getattr(error, "sqlite_errorname", "")
+        if any(name.startswith(prefix) for prefix in passing):
+            raise StoreBusy(f"{error} ({name})") from error
+        raise StoreError(f"{error} ({name})") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(str(error)) from error

@@ -1,0 +1,409 @@
+"""The one writer: a thread that turns what everybody hands it into transactions.
+
+Group commit: whatever has queued up while the last transaction was made durable goes into the next, so a single event
+waits for one disk sync and ten thousand events share a few. Receipts are given, calls handed out and memory replaced only
+after COMMIT.
+
+When the database is locked or its disk is full the writer keeps what it holds and tries again until it works; the queue
+fills up, `submit` no longer takes anything, and the sources stop reading. When a group fails for any other reason it is
+tried again one by one, so that one bad batch costs that batch only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from daemon.core.calls import Call, Outcome
+from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
+from daemon.core.events import Event
+from daemon.core.memory import Memory
+from daemon.core.rules import RuleSet
+from daemon.core.runs import AFTER_STEP, UNDO_STEP, RunStep
+from daemon.intake import Batch, FileMark, Receipt
+from daemon.ledger import Ledger, Standing, standing_of
+from daemon.points import OnPoint, Point, no_point
+from daemon.running import UNDO_SECONDS, Running
+from daemon.store.base import Session, Store
+from daemon.store.rows import StoredCall, call_for, call_of, micros, moment, run_of
+
+LEASE = timedelta(minutes=5)
+"""How long a claimed call belongs to its worker; longer than any single step of a handler takes."""
+GROUP_EVENTS = 2048
+"""Most events in one transaction."""
+QUEUE_BATCHES = 256
+"""Most batches that wait; a full queue pauses the sources."""
+TIMERS = 512
+"""Most due times turned into events in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A call that was handed out, with the epoch under which it may answer."""
+
+    call: Call
+    stored: StoredCall
+    epoch: int
+
+
+@dataclass(slots=True)
+class _Item:
+    """Something to do in a transaction, and who waits for it."""
+
+    work: Callable[[Ledger], Any]
+    size: int
+    future: Future[Any] = field(default_factory=Future)
+    forever: bool = False
+    """Nobody hands it in again: keep it until it is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What the writer leads with; replaced as a whole on reload."""
+
+    rules: RuleSet
+    files: Mapping[str, str]
+    """The rule files as read, by name: stored with the revision."""
+
+
+class Writer:
+    """The only one that opens a transaction. Also the `Intake` of sources and monitors."""
+
+    def __init__(
+        self,
+        store: Store,
+        running: Running,
+        clock: Callable[[], datetime],
+        heads: Path,
+        on_point: OnPoint = no_point,
+    ) -> None:
+        self._store = store
+        self._running = running
+        self._clock = clock
+        self._heads = heads
+        self._on_point = on_point
+        self._log = structlog.get_logger("writer")
+        self._condition = threading.Condition()
+        self._urgent: deque[_Item] = deque()
+        self._queue: deque[_Item] = deque()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._slots = 0
+        self._at_work: set[str] = set()
+        self._hand_out: Callable[[list[Claimed]], None] = lambda _claimed: None
+        self._epoch = store.lead()
+        self._memory: dict[tuple[str, str], Memory]
+        with store.read() as session:
+            self._standing, self._memory = standing_of(session)
+        self._lead = Lead(RuleSet(()), {})
+        self._calls_due: datetime | None = moment(0)
+        self._timers_due: datetime | None = moment(0)
+        self._thread = threading.Thread(target=self._loop, name="writer", daemon=True)
+
+    # -- for the app
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this process leads with."""
+        return self._epoch
+
+    @property
+    def standing(self) -> Standing:
+        """Where the store stands: a consistent, frozen view (its memory map moves on)."""
+        return self._standing
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self._lead.rules
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the writer has stopped by itself, if it has."""
+        return self._failure
+
+    @property
+    def queued(self) -> int:
+        """Batches that wait."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Take back what an earlier epoch had claimed, and begin."""
+        with self._store.transaction(self._epoch) as session:
+            session.run("reclaim_calls", micros(self._clock()), self._epoch)
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Finish what is queued, and end."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        self._thread.join(timeout)
+
+    def load(self, rules: RuleSet, files: Mapping[str, str]) -> None:
+        """Put a rule set in force, from the next transaction on, and wait until it is."""
+        self._on_point(Point.RULES_LOADED)
+
+        def put(ledger: Ledger) -> None:
+            now = ledger.now
+            ledger.session.run(
+                "add_ruleset", rules.revision, micros(now), rules.commit, orjson.dumps(dict(files)).decode()
+            )
+            ledger.rules = rules
+            self._lead = Lead(rules, files)
+            data = {"revision": rules.revision, "commit": rules.commit, "rules": len(rules.rules)}
+            name = f"{rules.revision}@{self._epoch}.{micros(now)}"
+            ledger.record((Event(name, "driftd:rules", "rules.loaded", "", now, data),))
+
+        self._put(_Item(put, 1, forever=True), urgent=True).result(60)
+
+    def serve(self, slots: int, hand_out: Callable[[list[Claimed]], None]) -> None:
+        """A dispatcher with `slots` free workers takes calls from now on."""
+        with self._condition:
+            self._hand_out = hand_out
+            self._slots = slots
+            self._condition.notify_all()
+
+    # -- for dispatcher workers
+
+    def settle(self, claimed: Claimed, outcome: Outcome) -> bool:
+        """Store a handler's outcome, and wait; False when nobody waits for it any more."""
+        running, epoch = self._running, self._epoch
+
+        def put(ledger: Ledger) -> bool:
+            return running.settle(ledger, claimed.stored, outcome, epoch)
+
+        future = self._put(_Item(put, 1, forever=True), urgent=claimed.stored.priority == 0)
+        try:
+            return bool(future.result())
+        finally:
+            with self._condition:
+                self._slots += 1
+                self._at_work.discard(claimed.stored.run)
+                self._calls_due = moment(0)
+                self._condition.notify_all()
+
+    # -- Intake, for sources, monitors and operators
+
+    def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
+        """Store a batch and wait until it is durable; see `daemon.intake.Intake`."""
+        item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + 1)
+        urgent = any(event.type == "control.changed" for event in batch.events)
+        future = self._put(item, urgent=urgent, timeout=timeout)
+        self._on_point(Point.SUBMITTED)
+        try:
+            receipt: Receipt = future.result(timeout)
+        except FutureTimeout:
+            future.cancel()
+            raise StoreBusy(f"not durable after {timeout:g} s; hand it in again") from None
+        return receipt
+
+    def cursor(self, source: str) -> Any:
+        """The stored cursor of a source."""
+        with self._store.read() as session:
+            rows = session.rows("cursor", source)
+        return orjson.loads(rows[0][0]) if rows else None
+
+    def files(self, owner: str) -> dict[str, FileMark]:
+        """The files of an owner, by path."""
+        with self._store.read() as session:
+            marks = [FileMark(*row) for row in session.rows("files", owner)]
+        return {mark.path: mark for mark in marks}
+
+    def progress(self, stream: str, partition: str) -> int:
+        """How far a partition was measured."""
+        with self._store.read() as session:
+            rows = session.rows("progress", stream, partition)
+        return int(rows[0][0]) if rows else 0
+
+    def states(self, stream: str) -> dict[str, bytes]:
+        """The state blobs of a stream."""
+        with self._store.read() as session:
+            return {key: bytes(blob) for key, blob in session.rows("states", stream)}
+
+    # -- the thread
+
+    def _put(self, item: _Item, *, urgent: bool, timeout: float = 60.0) -> Future[Any]:
+        with self._condition:
+            full = not urgent and not item.forever
+            if full and not self._condition.wait_for(
+                lambda: len(self._queue) < QUEUE_BATCHES or self._stopping or self._failure, timeout
+            ):
+                raise StoreBusy("the writer's queue is full; hand it in again")
+            if self._failure is not None:
+                raise StoreError(f"the writer has stopped: {self._failure}") from self._failure
+            if self._stopping and not item.forever:
+                raise StoreBusy("driftd is stopping")
+            (self._urgent if urgent else self._queue).append(item)
+            self._condition.notify_all()
+        return item.future
+
+    def _gather(self) -> list[_Item] | None:
+        """What the next transaction is made of; None: stop. An empty list: only due times and calls."""
+        with self._condition:
+            while not self._urgent and not self._queue:
+                if self._stopping:
+                    return None
+                wait = self._until_due()
+                if wait is not None and wait <= 0:
+                    return []
+                self._condition.wait(wait)
+            items: list[_Item] = []
+            size = 0
+            while (self._urgent or self._queue) and size < GROUP_EVENTS:
+                item = (self._urgent or self._queue).popleft()
+                items.append(item)
+                size += item.size
+            self._condition.notify_all()
+            return items
+
+    def _until_due(self) -> float | None:
+        dues = [self._timers_due]
+        if self._slots > 0:
+            dues.append(self._calls_due)
+        known = [due for due in dues if due is not None]
+        return (min(known) - self._clock()).total_seconds() if known else None
+
+    def _loop(self) -> None:
+        try:
+            while (items := self._gather()) is not None:
+                self._group([item for item in items if item.future.set_running_or_notify_cancel()])
+        except DaemonError as error:
+            self._failure = error
+            self._log.exception("writer.stopped", why=str(error))
+            with self._condition:
+                waiting = [*self._urgent, *self._queue]
+                self._condition.notify_all()
+            for item in waiting:
+                item.future.set_exception(StoreError(f"the writer has stopped: {error}"))
+
+    def _group(self, items: list[_Item]) -> None:
+        """One transaction for all; one each when that fails."""
+        try:
+            self._transact(items)
+        except Deposed as error:
+            for item in items:
+                item.future.set_exception(error)
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad batch costs that batch only
+            if not items:
+                raise StoreError(f"due times cannot be handled: {error}") from error
+            if len(items) == 1:
+                self._refuse(items[0], error)
+                return
+            for item in items:
+                self._group([item])
+
+    def _refuse(self, item: _Item, error: Exception) -> None:
+        if not isinstance(error, DaemonError):
+            self._log.exception("writer.batch_failed", why=str(error))
+        item.future.set_exception(error)
+
+    def _transact(self, items: list[_Item]) -> None:
+        pause = 0.05
+        while True:
+            try:
+                self._once(items)
+            except StoreBusy as error:
+                self._log.warning("writer.waiting", why=str(error))
+                with self._condition:
+                    if self._stopping:
+                        raise
+                    self._condition.wait(pause)
+                pause = min(pause * 2, 2.0)
+            else:
+                return
+
+    def _once(self, items: list[_Item]) -> None:
+        lead = self._lead
+        try:
+            with self._store.transaction(self._epoch) as session:
+                ledger = Ledger(session, self._standing, lead.rules, self._clock())
+                ledger.begin, ledger.handle = self._running.begin, self._running.handle
+                results = [item.work(ledger) for item in items]
+                while ledger.due_timers(TIMERS) == TIMERS:
+                    pass
+                claimed = self._claim(session, ledger.now)
+                ledger.flush()
+                self._look_ahead(session)
+                self._on_point(Point.BEFORE_COMMIT)
+        except BaseException:
+            self._lead = lead
+            raise
+        self._standing = ledger.standing(self._memory)
+        self._on_point(Point.AFTER_COMMIT)
+        if ledger.ended:
+            self._export(ledger.ended)
+        for item, result in zip(items, results, strict=True):
+            item.future.set_result(result)
+        self._on_point(Point.RECEIPTED)
+        if claimed:
+            with self._condition:
+                self._slots -= len(claimed)
+                self._at_work.update(one.stored.run for one in claimed)
+            self._hand_out(claimed)
+
+    def _claim(self, session: Session, now: datetime) -> list[Claimed]:
+        """Hand due calls to free workers; of one run only one call at a time is at work."""
+        if self._slots <= 0:
+            return []
+        session.run("expired_leases", micros(now), micros(now))
+        claimed: list[Claimed] = []
+        busy = set(self._at_work)
+        for row in session.rows("calls_due", micros(now), self._slots + len(busy)):
+            stored = call_of(row)
+            if stored.run in busy or len(claimed) == self._slots:
+                continue
+            session.run("claim_call", self._epoch, micros(now + LEASE), stored.id)
+            run = run_of(session.rows("run", stored.run)[0])
+            busy.add(stored.run)
+            claimed.append(
+                Claimed(call_for(stored, run, _step(run.steps, run.on_failure, stored)), stored, self._epoch)
+            )
+        return claimed
+
+    def _look_ahead(self, session: Session) -> None:
+        """When the thread must wake by itself."""
+        timer = session.rows("next_timer")[0][0]
+        call = session.rows("next_call")[0][0]
+        self._timers_due = None if timer is None else moment(timer)
+        self._calls_due = None if call is None else moment(call)
+        if self._at_work and self._calls_due is not None:
+            # A due call may belong to a run that is at work; its worker wakes us when it is done.
+            self._calls_due = max(self._calls_due, self._clock() + timedelta(milliseconds=50))
+
+    def _export(self, runs: list[str]) -> None:
+        """Note the chain's head outside the database: a cut tail no longer reaches it."""
+        standing = self._standing
+        line = {"at": standing.at, "seq": standing.audit, "hash": standing.head, "runs": runs}
+        self._log.info("audit.head", seq=standing.audit, hash=standing.head, runs=runs)
+        try:
+            self._heads.parent.mkdir(parents=True, exist_ok=True)
+            with self._heads.open("ab") as file:
+                file.write(orjson.dumps(line) + b"\n")
+        except OSError as error:
+            self._log.warning("audit.head_not_exported", why=str(error), seq=standing.audit, hash=standing.head)
+        self._on_point(Point.HEAD_EXPORTED)
+
+
+def _step(steps: tuple[RunStep, ...], after: tuple[RunStep, ...], stored: StoredCall) -> RunStep:
+    """The step that a call is for: one of the rule's, the undo, or one of those after the end."""
+    if stored.step == UNDO_STEP:
+        return RunStep("rollback", {}, approve=False, traffic=True, seconds=UNDO_SECONDS)
+    if stored.step < AFTER_STEP:
+        return steps[stored.step]
+    number = stored.step - AFTER_STEP
+    verbs = [*after, *steps]
+    if number < len(after) and after[number].verb == stored.verb:
+        return after[number]
+    return next(step for step in verbs if step.verb == stored.verb)
