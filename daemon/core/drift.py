@@ -20,6 +20,7 @@ from scipy.special import chdtrc, ndtr
 
 from daemon.core.columns import Floats
 from daemon.core.errors import BadInput
+from daemon.core.histograms import coarsen, grouped
 from daemon.core.panes import Counts, Pane
 from daemon.core.reference import Bins, Reference
 
@@ -202,18 +203,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def coarsen(counts: Sequence[int], most: int) -> list[int]:
-    """Group number of each bin: neighbours put together until there are at most `most` groups of like size."""
-    rows = sum(counts)
-    groups, group, filled, seen = [], 0, 0, 0
-    for count in counts:
-        if filled and (seen + count / 2) * most > (group + 1) * rows and group < most - 1:
-            group, filled = group + 1, 0
-        groups.append(group)
-        filled, seen = filled + count, seen + count
-    return groups
-
-
 _METHODS = {"psi": psi, "chi_square": chi_square}
 
 
@@ -261,8 +250,7 @@ def _prediction(reference: Reference, pane: Pane) -> Score | str:
     if reference.outputs.kind == "category":
         return psi(reference.outputs.counts, pane.outputs.bins)
     groups = coarsen(reference.outputs.counts, OUTPUT_GROUPS)
-    before, now = (np.bincount(groups, weights=counts) for counts in (reference.outputs.counts, pane.outputs.bins))
-    return psi(before.astype(int).tolist(), now.astype(int).tolist())
+    return psi(grouped(reference.outputs.counts, groups), grouped(pane.outputs.bins, groups))
 
 
 def _estimate(reference: Reference, pane: Pane) -> tuple[float, float, float] | str:

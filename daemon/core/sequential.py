@@ -1,0 +1,229 @@
+"""Anytime-valid tests on two arms: evidence that may be looked at after every block without inflating false alarms.
+
+Evidence is a running log likelihood ratio; while its null hypothesis holds it ever reaches L with probability at most
+e**-L (Ville's inequality), however often one looks. Blocks may differ in size, split and base rate; inside a block units
+must be independent, and a block's size must not depend on its outcomes. Pure standard library.
+
+One block adds at most BLOCK_CAP to any track. Less than the likelihood ratio is always valid, and it makes a verdict need
+several blocks: a passing incident on one arm alone decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+RATIOS: tuple[float, ...] = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Rate ratios challenger/champion that "worse" is tried with."""
+FINE: tuple[float, ...] = (0.5, 0.75, 1.0)
+"""Rate ratios that "not worse by the margin" is tried with, as far as they are under the margin."""
+MOVES: tuple[float, ...] = (0.05, 0.15, 0.3, 0.6)
+"""How far beyond the tolerance "this share moved" is tried with."""
+STAYS: tuple[float, ...] = (-0.5, 0.0, 0.5)
+"""How much of the tolerance the share moved after all: what "it did not move by the tolerance" is tried with."""
+BLOCK_CAP = 2.0
+
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """So many units, and so many of them with the event."""
+
+    units: int = 0
+    events: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Share of units with the event; None without units."""
+        return self.events / self.units if self.units else None
+
+    @property
+    def others(self) -> Arm:
+        """The same units, with the opposite event."""
+        return Arm(self.units, self.units - self.events)
+
+    def __add__(self, other: Arm) -> Arm:
+        return Arm(self.units + other.units, self.events + other.events)
+
+
+@dataclass(frozen=True, slots=True)
+class RateEvidence:
+    """What is known of one rate (failed, slow, wrong) of challenger and champion."""
+
+    worse: tuple[float, ...] = (0.0,) * len(RATIOS)
+    """Per ratio: log evidence that the challenger's rate is so many times the champion's, not the same or less."""
+    peak: float = 0.0
+    """The most that `mix(worse)` has been."""
+    fine: tuple[float, ...] = (0.0,) * len(FINE)
+    """Per ratio: log evidence that it is not the margin times the champion's or more."""
+    challenger: Arm = field(default_factory=Arm)
+    champion: Arm = field(default_factory=Arm)
+
+    def observe(self, challenger: Arm, champion: Arm, margin: float) -> RateEvidence:
+        """With one more block."""
+        worse = _add(self.worse, rate_gains(challenger, champion, self.challenger + self.champion))
+        fine = _add(self.fine, margin_gains(challenger, champion, margin))
+        together = self.challenger + challenger, self.champion + champion
+        return RateEvidence(worse, max(self.peak, mix(worse)), fine, *together)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareEvidence:
+    """What is known of the shares of two arms' units in a few groups, e.g. the quartiles of the champion's scores."""
+
+    moved: tuple[float, ...]
+    """Per group, direction and move: log evidence that the group's share differs by more than the tolerance."""
+    peak: float
+    """The most that `mix(moved)` has been."""
+    stayed: tuple[tuple[float, ...], ...]
+    """Per group and direction, for each of STAYS: log evidence that it does not differ by the tolerance."""
+    challenger: tuple[int, ...]
+    """Units per group."""
+    champion: tuple[int, ...]
+    before: tuple[int, ...]
+    """The champion's units per group before the first block; tells what its shares may be."""
+
+    @classmethod
+    def start(cls, before: Sequence[int]) -> ShareEvidence:
+        """Nothing is known yet but the champion's shares from before."""
+        groups, nothing = len(before), (0,) * len(before)
+        tracks = ((0.0,) * len(STAYS),) * (2 * groups)
+        return cls((0.0,) * (2 * groups * len(MOVES)), 0.0, tracks, nothing, nothing, tuple(before))
+
+    def observe(self, challenger: Sequence[int], champion: Sequence[int], tolerance: float) -> ShareEvidence:
+        """With one more block: units per group."""
+        moves: list[float] = []
+        stays: list[tuple[float, ...]] = []
+        for group in range(len(self.before)):
+            ours, theirs = (Arm(sum(counts), counts[group]) for counts in (challenger, champion))
+            known = Arm(sum(self.before) + sum(self.champion), self.before[group] + self.champion[group])
+            base = (known.events + 0.5) / (known.units + 1)
+            for new, old, share in ((ours, theirs, base), (ours.others, theirs.others, 1 - base)):
+                moves += [beyond_gain(new, old, (share + tolerance + move, share), tolerance) for move in MOVES]
+                stays.append(tuple(beyond_gain(new, old, (share + s * tolerance, share), tolerance) for s in STAYS))
+        moved = _add(self.moved, moves)
+        stayed = tuple(_add(track, gains) for track, gains in zip(self.stayed, stays, strict=True))
+        ours_now = tuple(a + b for a, b in zip(self.challenger, challenger, strict=True))
+        theirs_now = tuple(a + b for a, b in zip(self.champion, champion, strict=True))
+        return ShareEvidence(moved, max(self.peak, mix(moved)), stayed, ours_now, theirs_now, self.before)
+
+    @property
+    def same(self) -> float:
+        """Log evidence that no share differs by the tolerance: the least of the groups'."""
+        return min(mix(track) for track in self.stayed)
+
+    @property
+    def largest_move(self) -> float | None:
+        """The largest difference of a share, as seen; None until both arms have units."""
+        ours, theirs = sum(self.challenger), sum(self.champion)
+        if not ours or not theirs:
+            return None
+        return max(abs(a / ours - b / theirs) for a, b in zip(self.challenger, self.champion, strict=True))
+
+
+def mix(logs: Sequence[float]) -> float:
+    """The log of the mean of likelihood ratios given as logs."""
+    top = max(logs)
+    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))
+
+
+def rate_gains(challenger: Arm, champion: Arm, seen: Arm) -> tuple[float, ...]:
+    """Per ratio of RATIOS, what a block adds to the evidence for "ratio times the champion's rate" against "the same".
+
+    Turner, Ly & Grünwald, arXiv:2106.02693. `seen`: both arms in all earlier blocks; the base rate is guessed from it.
+    """
+    units = challenger.units + champion.units
+    if units == 0:
+        return (0.0,) * len(RATIOS)
+    base = min((seen.events + 0.5) / (seen.units + 50), 0.8)
+    gains = []
+    for ratio in RATIOS:
+        raised = max(base, min(0.9, base * ratio))
+        pooled = (challenger.units * raised + champion.units * base) / units
+        gains.append(_gain(challenger, raised, pooled) + _gain(champion, base, pooled))
+    return tuple(gains)
+
+
+def margin_gains(challenger: Arm, champion: Arm, margin: float) -> tuple[float, ...]:
+    """Per ratio of FINE, what a block adds to the evidence against "margin times the champion's rate, or more".
+
+    Conditional on the events of both arms: which arm an event is on depends on the ratio alone, whatever the base rate
+    does. A ratio that is not under the margin adds nothing.
+    """
+    events = challenger.events + champion.events
+    if not challenger.units or not champion.units or not events:
+        return (0.0,) * len(FINE)
+    at_margin = challenger.units * margin / (challenger.units * margin + champion.units)
+    gains = []
+    for ratio in FINE:
+        if ratio >= margin:
+            gains.append(0.0)
+            continue
+        share = challenger.units * ratio / (challenger.units * ratio + champion.units)
+        gains.append(_gain(Arm(events, challenger.events), share, at_margin))
+    return tuple(gains)
+
+
+def beyond_gain(challenger: Arm, champion: Arm, alternative: tuple[float, float], difference: float) -> float:
+    """What a block adds to the evidence for a pair of rates (challenger's, champion's), against the nearest pair that is
+    `difference` apart: for an alternative further apart this tests "differ by at most `difference`", for one less far
+    apart "differ by at least".
+
+    Both nulls are convex, so the likelihood ratio to the pair that is nearest by Kullback-Leibler divergence is valid
+    against all of them (Turner & Grünwald, arXiv:2203.09785).
+    """
+    if not challenger.units and not champion.units:
+        return 0.0
+    ours, theirs = (min(max(rate, 0.005), 0.995) for rate in alternative)
+    wanted, left = alternative[0] - alternative[1] - difference, ours - theirs - difference
+    if difference >= 1 or wanted * left <= 0:  # there is no such pair of rates
+        return 0.0
+    null = _nearest(challenger.units, champion.units, ours, theirs, difference)
+    return _gain(challenger, ours, null + difference) + _gain(champion, theirs, null)
+
+
+def upper_bound(arm: Arm, alpha: float) -> float:
+    """Anytime-valid upper bound of a rate, from the beta-binomial mixture with a uniform prior (Robbins 1970).
+
+    1 without data; 1 - (alpha / (n + 1)) ** (1 / n) when none of n units had the event.
+    """
+    n, k = arm.units, arm.events
+    if k == n:  # also without data
+        return 1.0
+    if k == 0:
+        return -math.expm1((math.log(alpha) - math.log(n + 1)) / n)
+    evidence = math.lgamma(k + 1) + math.lgamma(n - k + 1) - math.lgamma(n + 2) + math.log(alpha)
+    low, high = k / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if k * math.log(middle) + (n - k) * math.log1p(-middle) >= evidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _nearest(n: int, m: int, ours: float, theirs: float, difference: float) -> float:
+    """The x with least n KL(ours | x + difference) + m KL(theirs | x): where the derivative changes sign."""
+    low, high = max(0.0, -difference) + _LEAST, min(1.0, 1 - difference) - _LEAST
+    for _ in range(32):
+        x = (low + high) / 2
+        y = x + difference
+        slope = n * (y - ours) / (y * (1 - y)) + m * (x - theirs) / (x * (1 - x))
+        if slope < 0:
+            low = x
+        else:
+            high = x
+    return (low + high) / 2
+
+
+def _gain(arm: Arm, alternative: float, null: float) -> float:
+    return arm.events * math.log(alternative / null) + (arm.units - arm.events) * math.log(
+        (1 - alternative) / (1 - null)
+    )
+
+
+def _add(logs: Sequence[float], gains: Sequence[float]) -> tuple[float, ...]:
+    return tuple(log + min(gain, BLOCK_CAP) for log, gain in zip(logs, gains, strict=True))
