@@ -1,78 +1,87 @@
-"""A monitor as data: which windows of a model's prediction stream are measured, against what, and how.
-
-Text becomes a Monitor in `daemon/rulefiles.py`; `daemon/monitors` does what it says. The names of methods and limits stand
-here, without the statistics behind them, so that checking a rule file imports no numpy.
-"""
+"""Monitors as data: what of a model's prediction stream is measured, in which windows, against what."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-Basis = Literal["histogram", "sample"]
-ReferenceKind = Literal["fixed", "trailing"]
+from daemon.core.canonical import canonical, digest
 
-HISTOGRAM_METHODS = frozenset({"psi", "chi_square"})
-"""Scores over all rows of the window (core/drift.py)."""
+FeatureKind = Literal["number", "category"]
+"""As in core/columns.py, which is not imported: checking a rule file needs no numpy."""
 
-SAMPLE_METHODS: Mapping[str, frozenset[str]] = MappingProxyType({
-    **dict.fromkeys(("ks", "cramer_von_mises", "es", "t_test", "wasserstein", "ed"), frozenset({"number"})),
-    **dict.fromkeys(("psi", "jensenshannon", "kl_div", "hellinger"), frozenset({"number", "category"})),
-    **dict.fromkeys(("z", "chisquare"), frozenset({"category"})),
+METHODS: Mapping[str, frozenset[FeatureKind]] = MappingProxyType({
+    **dict.fromkeys(("psi", "chi_square"), frozenset[FeatureKind](("number", "category"))),
+    **dict.fromkeys(
+        ("ks", "cramer_von_mises", "es", "t_test", "wasserstein", "ed"), frozenset[FeatureKind](("number",))
+    ),
+    **dict.fromkeys(("jensenshannon", "kl_div", "hellinger"), frozenset[FeatureKind](("number", "category"))),
+    **dict.fromkeys(("z", "chisquare"), frozenset[FeatureKind](("category",))),
 })  # fmt: skip
-"""Evidently's tests on the window's sample (core/methods.py) -> the kinds of column that each takes."""
+"""Method -> the kinds of column that it takes. The first two count all rows (core/drift.py), the others are Evidently's
+tests on the window's sample (core/methods.py)."""
 
-QUALITY_LIMITS = frozenset({"alpha", "missing", "invalid", "new_category", "out_of_range", "min_rows"})
-"""Limits of the data-quality gate (core/quality.py, Limits)."""
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How rows become windows: exactly one of `rows` and `every`."""
+
+    rows: int | None = None
+    """So many rows each, in the order in which they came."""
+    every: timedelta | None = None
+    """So much event time each, aligned to 1970; later rows of a closed window are left out and counted."""
+    min_rows: int = 1
+    """With `every`: a window with fewer rows goes on for another stretch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """One monitor. Either `rows` or `every` is set."""
+    """One `monitors:` entry of a rule file. Two monitors with equal `semantics` measure the same."""
 
     name: str
-    """Unique over all rule files."""
     model: str
-    """As config.yaml names it; its stream is what is measured."""
-    rows: int | None
-    """A window is so many rows."""
-    every: float | None
-    """A window is so many seconds of event time..."""
-    min_rows: int
-    """... which are joined with the next ones until it has so many rows."""
+    """The model as config.yaml names it."""
+    window: Window
     segments: tuple[str, ...] = ()
-    """Columns by whose values the window is measured too, each value for itself, besides all rows together."""
-    reference: ReferenceKind = "fixed"
-    """`fixed`: the champion's reference; `trailing`: the windows just before."""
-    trailing: int = 0
-    """How many windows the trailing reference has; 0 for a fixed one."""
-    basis: Basis = "histogram"
-    method: str = "psi"
-    """The score of columns that `methods` does not name; of the basis."""
-    methods: Mapping[str, str] = field(default_factory=dict)
-    """Feature column -> its method."""
-    ignore: tuple[str, ...] = ()
-    """Feature columns that are not measured."""
+    """Columns by whose values each window is also measured apart."""
+    reference: Literal["fixed", "trailing"] = "fixed"
+    """What the champion logged, or the windows before this one."""
+    trailing: int = 8
+    """How many earlier windows a trailing reference has."""
+    methods: Mapping[FeatureKind, str] = field(default_factory=dict)
+    """Per kind of feature the method; default `psi`. `psi` and `chi_square` count all rows, the others are run by
+    Evidently on the window's sample."""
     alpha: float = 0.001
-    """A column drifts when its p-value (adjusted for the number of columns) is at most this..."""
-    floor: float | None = None
-    """... and its effect at least this; None: the method's own floor."""
-    quality: Mapping[str, float] = field(default_factory=dict)
-    """Limits that differ from the defaults of the data-quality gate, by the names of QUALITY_LIMITS."""
-    coverage: float = 0.0
-    """Share of a window's rows that must have labels before its performance is told."""
-    owner: str = ""
+    """A column drifts when its adjusted p-value is at most this ..."""
+    floor: float = 0.1
+    """... and its effect at least this."""
+    coverage: float = 0.95
+    """A window's performance is measured when so many of its labels have come, or the stream's horizon has passed."""
+
+    @property
+    def semantics(self) -> str:
+        """Hash of what it measures: a change of it starts new windows."""
+        return digest(canonical(self.to_json()))[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """For a frame or the store."""
+        window = self.window
         return {
-            **asdict(self), "segments": list(self.segments), "ignore": list(self.ignore),
-            "methods": dict(self.methods), "quality": dict(self.quality),
+            "name": self.name, "model": self.model, "rows": window.rows,
+            "every": None if window.every is None else window.every.total_seconds(), "min_rows": window.min_rows,
+            "segments": list(self.segments), "reference": self.reference, "trailing": self.trailing,
+            "methods": dict(self.methods), "alpha": self.alpha, "floor": self.floor, "coverage": self.coverage,
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """What `to_json` made."""
-        return cls(**{**stored, "segments": tuple(stored["segments"]), "ignore": tuple(stored["ignore"])})
+        """From a frame or the store."""
+        every = stored["every"]
+        window = Window(stored["rows"], None if every is None else timedelta(seconds=every), stored["min_rows"])
+        return cls(
+            stored["name"], stored["model"], window, tuple(stored["segments"]), stored["reference"],
+            stored["trailing"], dict(stored["methods"]), stored["alpha"], stored["floor"], stored["coverage"],
+        )  # fmt: skip
