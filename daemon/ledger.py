@@ -73,6 +73,8 @@ class Ledger:
         self._records: list[Row] = []
         self._timers: list[Row] = []
         self._fresh: dict[bytes, int] = {}
+        self.begun: list[tuple[str, Event]] = []
+        """Runs that began in this transaction, each with its trigger: evidence is gathered after COMMIT."""
         self.ended: list[str] = []
         """Runs that ended in this transaction: their audit head is exported after COMMIT."""
 

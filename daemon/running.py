@@ -227,6 +227,7 @@ class Running:
 
     def _created(self, ledger: Ledger, run: Run) -> Run:
         ledger.session.run("put_run", *run_row(run))
+        ledger.begun.append((run.id, run.trigger))
         ledger.timer(content_id("lock", run.id), ledger.now + QUEUE, f"{run.id}|0", "lock")
         return run
 

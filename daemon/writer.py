@@ -47,6 +47,10 @@ TIMERS = 512
 """Most due times turned into events in one transaction."""
 
 
+OnBegun = Callable[[str, Event], None]
+"""Told of each run that began, after COMMIT, with its trigger; must return at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A call that was handed out, with the epoch under which it may answer."""
@@ -86,12 +90,14 @@ class Writer:
         clock: Callable[[], datetime],
         heads: Path,
         on_point: OnPoint = no_point,
+        on_begun: OnBegun = lambda _run, _trigger: None,
     ) -> None:
         self._store = store
         self._running = running
         self._clock = clock
         self._heads = heads
         self._on_point = on_point
+        self._on_begun = on_begun
         self._log = structlog.get_logger("writer")
         self._condition = threading.Condition()
         self._urgent: deque[_Item] = deque()
@@ -342,6 +348,8 @@ class Writer:
             raise
         self._standing = ledger.standing(self._memory)
         self._on_point(Point.AFTER_COMMIT)
+        for run, trigger in ledger.begun:
+            self._on_begun(run, trigger)
         if ledger.ended:
             self._export(ledger.ended)
         for item, result in zip(items, results, strict=True):
