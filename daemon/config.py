@@ -5,13 +5,20 @@ The only module that reads the environment: `DRIFTD_CONFIG`, `DRIFTD_HOME` and t
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from daemon.core.durations import parse_duration
+from daemon.core.errors import ConfigError, Mistake
+from daemon.core.events import utc
+from daemon.core.spelling import did_you_mean
+from daemon.documents import Document, Where, load, parse
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 """`10s`, `5m`, `2h`, `1d` or a sum of them (`1h30m`)."""
@@ -238,3 +245,179 @@ class Config(_Part):
     """Who `notify: {to: NAME}` means."""
     root: Path = Path()
     """Folder of the file; filled in at load."""
+
+
+def load_config(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, with_secrets: bool = True
+) -> Config:
+    """Read config.yaml; raises ConfigError with every mistake in it. Paths come out absolute, secrets filled in.
+
+    `path`: default `DRIFTD_CONFIG`, else config.yaml here. `environ`: default the process's environment. Without
+    `with_secrets` secrets stay empty and are not looked for: for commands that need none.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or Path(environ.get("DRIFTD_CONFIG") or "config.yaml")
+    document = load(path)
+    config = parse(document, Config)
+    if not isinstance(config, Config):
+        raise ConfigError(config)
+    config = _resolved(config, path.resolve().parent, environ)
+    found = [document.mistake(where, message) for where, message in _contradictions(config)]
+    if with_secrets:
+        config, missing = _with_secrets(config, document, environ)
+        found.extend(missing)
+    if found:
+        raise ConfigError(tuple(sorted(found, key=lambda mistake: (mistake.line, mistake.column))))
+    return config
+
+
+def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
+    """The same with absolute paths: `home` and what lies beside the file from its folder, the rest from `home`."""
+    given = environ.get("DRIFTD_HOME")
+    home = Path(given).expanduser().resolve() if given else (root / config.home.expanduser()).resolve()
+    registry = config.registry.model_copy(update={
+        "uri": config.registry.uri.replace("{home}", str(home)),
+        "artifacts": config.registry.artifacts.replace("{home}", str(home)),
+    })  # fmt: skip
+    models = {
+        name: model if model.reference == "registry" else model.model_copy(update={"reference": root / model.reference})
+        for name, model in config.models.items()
+    }
+    return config.model_copy(update={
+        "home": home, "root": root, "registry": registry, "models": models,
+        "rules": (root / config.rules).resolve(), "templates": (root / config.templates).resolve(),
+        "store": config.store.model_copy(update={"path": home / config.store.path}),
+    })  # fmt: skip
+
+
+def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
+    """What each part alone cannot know."""
+    for name, schedule in config.schedules.items():
+        for message in _schedule(schedule):
+            yield ("schedules", name), f"schedule {name} {message}"
+    for name, channel in config.channels.items():
+        if channel.kind != "log" and channel.url is None:
+            yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
+    yield from _streams(config)
+    yield from _models(config)
+
+
+def _schedule(schedule: Schedule) -> Iterator[str]:
+    if (schedule.cron is None) == (schedule.every is None):
+        yield "needs either cron or every"
+    if schedule.cron is not None and len(schedule.cron.split()) != 5:
+        yield f"has a cron of {len(schedule.cron.split())} fields; crontab has five: minute hour day month weekday"
+    if schedule.every is not None and schedule.every < timedelta(seconds=1):
+        yield "is due more than once a second"
+    if schedule.start is not None and not _is_time(schedule.start):
+        yield f"starts at {schedule.start!r}, which is no ISO 8601 time"
+    try:
+        ZoneInfo(schedule.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        yield f"has an unknown timezone {schedule.timezone!r}"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        utc(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _streams(config: Config) -> Iterator[tuple[Where, str]]:
+    owners: dict[Path, str] = {}
+    for name, stream in config.streams.items():
+        for role in ("predictions", "labels"):
+            folder = getattr(stream, role)
+            if folder is None:
+                continue
+            owner = owners.setdefault(config.home / folder, f"{role} of stream {name}")
+            if owner != f"{role} of stream {name}":
+                yield ("streams", name, role), f"{folder} is already the folder of the {owner}"
+        for field in stream.privacy:
+            if field not in _names(stream.fields):
+                yield ("streams", name, "privacy", field), f"stream {name} has no field {field}"
+        if stream.privacy.get(stream.fields.id) == "drop":
+            yield ("streams", name, "privacy", stream.fields.id), "the id cannot be dropped: labels are joined by it"
+        if stream.labels is not None and stream.fields.label is None:
+            yield (
+                ("streams", name, "fields"),
+                f"stream {name} has label files but fields.label does not name their label",
+            )
+
+
+def _names(fields: Fields) -> set[str]:
+    roles: dict[str, Any] = fields.model_dump(exclude={"features"})
+    return {*(name for name in roles.values() if name), *fields.features}
+
+
+def _models(config: Config) -> Iterator[tuple[Where, str]]:
+    registered: dict[str, str] = {}
+    serving: dict[str, str] = {}
+    streams: dict[str, str] = {}
+    for name, model in config.models.items():
+        where: Where = ("models", name)
+        other = registered.setdefault(model.registered, name)
+        if other != name:
+            yield (*where, "registered"), f"models {other} and {name} have the same registered name {model.registered}"
+        other = serving.setdefault(model.serving or name, name)
+        if other != name:
+            yield (*where, "serving"), f"models {other} and {name} have the same serving target {model.serving or name}"
+        if model.stream is None:
+            continue
+        if model.stream not in config.streams:
+            hint = did_you_mean(model.stream, config.streams)
+            yield (*where, "stream"), f"model {name}: there is no stream {model.stream}{hint}"
+            continue
+        other = streams.setdefault(model.stream, name)
+        if other == name:
+            continue
+        if config.streams[model.stream].fields.model is None:
+            yield (
+                (*where, "stream"),
+                f"models {other} and {name} share stream {model.stream}, whose fields.model is not set",
+            )
+        if config.models[other].task != model.task:
+            yield (*where, "task"), f"models {other} and {name} share stream {model.stream}, so they need the same task"
+
+
+def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]) -> tuple[Config, list[Mistake]]:
+    found: list[Mistake] = []
+
+    def filled(secret: Secret, *where: str) -> Secret:
+        value, wrong = _secret(secret, config.root, environ)
+        if wrong:
+            found.append(document.mistake(where, wrong))
+        return secret.model_copy(update={"value": SecretStr(value)})
+
+    hooks = {
+        name: hook.model_copy(update={"secret": filled(hook.secret, "webhook", "hooks", name, "secret")})
+        for name, hook in config.webhook.hooks.items()
+    }
+    channels = {
+        name: channel.model_copy(update={
+            role: filled(secret, "channels", name, role)
+            for role in ("url", "secret") if (secret := getattr(channel, role)) is not None
+        })
+        for name, channel in config.channels.items()
+    }  # fmt: skip
+    webhook = config.webhook.model_copy(update={"hooks": hooks})
+    return config.model_copy(update={"webhook": webhook, "channels": channels}), found
+
+
+def _secret(secret: Secret, root: Path, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Its value, and what is wrong with it."""
+    if secret.value.get_secret_value():
+        return "", "a secret is never written here: name an environment variable (env) or a file (file)"
+    if (secret.env is None) == (secret.file is None):
+        return "", "a secret needs either env or file"
+    if secret.env is not None:
+        value = environ.get(secret.env, "")
+        return value, "" if value else f"environment variable {secret.env} is not set"
+    path = root / (secret.file or "")
+    try:
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"secret file {path} cannot be read: {error}"
+    return value, "" if value else f"secret file {path} is empty"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from daemon.core.celtree import Tree
 from daemon.core.celtypes import labels
 from daemon.core.errors import Mistake
+from daemon.core.spelling import did_you_mean
 
 _REPORT = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*?)(?=\n \||\nERROR:|\s*\[[A-Z_]+\]\s*$|$)", re.DOTALL)
 _FIELD = re.compile(r"undefined field '(.+?)' not found in struct '(.+?)'")
@@ -42,16 +42,6 @@ def mistakes(report: str, kind: str, text: str, source: str) -> tuple[Mistake, .
     if not found:
         return (Mistake("", 1, 1, report.split("\n", 1)[0]),)
     return tuple(dict.fromkeys(found))
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean x?` when one of `known` is near, else an empty text."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not near:
-        parts = set(name.lower().split("_"))
-        near = [known for known in names if parts & set(known.lower().split("_")) - {"of", "p", "value"}][:1]
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def widened(environment: Any, source: str, report: str) -> str | None:
