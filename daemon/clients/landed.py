@@ -78,7 +78,7 @@ class Marks(Mapping[str, FileMark]):
         return self._taken.get(digest)
 
 
-class Changed(Exception):  # noqa: N818 - it is a fact, not a fault
+class Changed(Exception):
     """The file changed, or went away, while it was read: look again later."""
 
 
