@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from daemon.core.histograms import added, coarsen, grouped, quantile_bin
-from daemon.core.sequential import Arm, RateEvidence, ShareEvidence, mix, upper_bound
+from daemon.core.sequential import Arm, RateEvidence, ShareEvidence, Tracks, upper_bound
 
 SHARE_GROUPS = 4
 """Quartiles of the champion's scores."""
@@ -68,10 +68,10 @@ class Guard:
 GUARDS: Mapping[str, Guard] = MappingProxyType({
     guard.name: guard
     for guard in (
-        Guard("error_rate", tolerance=0.01, margin=1.25),
+        Guard("error_rate", tolerance=0.01, margin=1.5),
         Guard("latency_p95", tolerance=0.1, margin=1.5),  # the champion's P95 may become the challenger's P90
         Guard("prediction_shift", tolerance=0.15, margin=0.0),
-        Guard("accuracy", tolerance=0.01, margin=1.25),
+        Guard("accuracy", tolerance=0.01, margin=1.5),
     )
 })  # fmt: skip
 """The guards with their defaults."""
@@ -91,6 +91,8 @@ class Plan:
     """Requests of the challenger before it may be promoted."""
     baseline_units: int = 200
     """Units of the champion from which its P95 and its score quartiles are frozen; neither is tested before."""
+    incidents: float = 0.02
+    """Share of the blocks in which one arm alone may have a passing incident without its counting; 0: none are expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,7 @@ def observe(canary: Canary, arms: Mapping[str, Mapping[str, Any]]) -> Canary:
         if each.name == "latency_p95" and canary.slow_from is None:
             continue
         pair = (_arm(each.name, ours, canary.slow_from), _arm(each.name, theirs, canary.slow_from))
-        rates[each.name] = rates.get(each.name, RateEvidence()).observe(*pair, each.margin)
+        rates[each.name] = rates.get(each.name, RateEvidence()).observe(*pair, each.margin, plan.incidents)
     seen = replace(
         canary,
         requests=canary.requests + int(ours.get("requests") or 0),
@@ -269,11 +271,10 @@ def _report(canary: Canary, each: Guard) -> GuardReport:
     if each.name == "prediction_shift":
         return _shift_report(canary.shift, each, limits)
     known = canary.rates.get(each.name, RateEvidence())
-    fine = mix(known.fine)
     upper = upper_bound(known.challenger, plan.alpha) if known.challenger.units else None
     finding, reason = _rate_finding(each, known, upper, limits)
     return GuardReport(
-        each.name, finding, f"{each.name}: {reason}", known.peak, limits[0], fine, limits[1], upper,
+        each.name, finding, f"{each.name}: {reason}", known.peak, limits[0], known.fine, limits[1], upper,
         known.challenger, known.champion, None,
     )  # fmt: skip
 
@@ -289,7 +290,7 @@ def _rate_finding(
         return Finding.NON_INFERIOR, f"surely under {each.tolerance:.2%} (at most {upper:.2%}; {seen})"
     if known.peak >= limits[0]:
         return Finding.WORSE, f"worse than the champion: {seen}"
-    if mix(known.fine) >= limits[1]:
+    if known.fine >= limits[1]:
         return Finding.NON_INFERIOR, f"surely less than {each.margin:g} times the champion's ({seen})"
     return Finding.UNDECIDED, f"not decided yet: {seen}"
 
@@ -334,11 +335,16 @@ def _together(before: tuple[int, ...], block: Sequence[int]) -> tuple[int, ...]:
 
 def _rate_evidence(stored: Mapping[str, Any]) -> RateEvidence:
     return RateEvidence(
-        tuple(stored["worse"]), stored["peak"], tuple(stored["fine"]), Arm(**stored["challenger"]), Arm(**stored["champion"]),
+        _tracks(stored["worse"]), stored["peak"], _tracks(stored["margin"]), stored["fine"],
+        Arm(**stored["challenger"]), Arm(**stored["champion"]), stored["blocks"],
     )  # fmt: skip
 
 
 def _share_evidence(stored: Mapping[str, Any]) -> ShareEvidence:
-    stayed = tuple(tuple(track) for track in stored["stayed"])
+    stayed = tuple(_tracks(tracks) for tracks in stored["stayed"])
     counts = (tuple(stored[name]) for name in ("challenger", "champion", "before"))
-    return ShareEvidence(tuple(stored["moved"]), stored["peak"], stayed, *counts)
+    return ShareEvidence(_tracks(stored["moved"]), stored["peak"], stayed, *counts)
+
+
+def _tracks(stored: Mapping[str, Any]) -> Tracks:
+    return Tracks(tuple(stored["logs"]), tuple(tuple(top) for top in stored["tops"]))

@@ -4,8 +4,11 @@ Evidence is a running log likelihood ratio; while its null hypothesis holds it e
 e**-L (Ville's inequality), however often one looks. Blocks may differ in size, split and base rate; inside a block units
 must be independent, and a block's size must not depend on its outcomes. Pure standard library.
 
-One block adds at most BLOCK_CAP to any track. Less than the likelihood ratio is always valid, and it makes a verdict need
-several blocks: a passing incident on one arm alone decides nothing.
+Real traffic has incidents: for a minute half the requests of one arm fail, and the next minute all is well. They break the
+independence, and no test that counts requests survives them. So one block adds at most BLOCK_CAP, and the few blocks that
+speak loudest are left out: one, and as many more as incidents are expected. While no more blocks than that are incidents,
+what is left is less than the evidence of the sound blocks, hence valid; and less than the likelihood ratio always is. The
+price is that even a total failure takes a few blocks to show, and a small one about half as long again.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ MOVES: tuple[float, ...] = (0.05, 0.15, 0.3, 0.6)
 STAYS: tuple[float, ...] = (-0.5, 0.0, 0.5)
 """How much of the tolerance the share moved after all: what "it did not move by the tolerance" is tried with."""
 BLOCK_CAP = 2.0
+"""Most that one block adds to a log."""
+KEPT = 10
+"""Most blocks that are left out."""
 
 _LEAST = 1e-6
 
@@ -49,36 +55,71 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracks:
+    """Running logs, one per alternative, with the largest gains of each."""
+
+    logs: tuple[float, ...]
+    tops: tuple[tuple[float, ...], ...]
+    """Per track its largest positive gains, descending, at most KEPT."""
+
+    @classmethod
+    def start(cls, count: int) -> Tracks:
+        """So many tracks at zero."""
+        return cls((0.0,) * count, ((),) * count)
+
+    def add(self, gains: Sequence[float]) -> Tracks:
+        """With one more block's gains, held at BLOCK_CAP."""
+        capped = [min(gain, BLOCK_CAP) for gain in gains]
+        tops = tuple(
+            tuple(sorted((*top, gain), reverse=True)[:KEPT]) if gain > 0 else top
+            for top, gain in zip(self.tops, capped, strict=True)
+        )
+        return Tracks(tuple(log + gain for log, gain in zip(self.logs, capped, strict=True)), tops)
+
+    def evidence(self, left_out: int = 0) -> float:
+        """The log of the tracks' mean likelihood ratio, without each track's loudest blocks."""
+        return mix([log - math.fsum(top[:left_out]) for log, top in zip(self.logs, self.tops, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
 class RateEvidence:
     """What is known of one rate (failed, slow, wrong) of challenger and champion."""
 
-    worse: tuple[float, ...] = (0.0,) * len(RATIOS)
-    """Per ratio: log evidence that the challenger's rate is so many times the champion's, not the same or less."""
+    worse: Tracks = field(default_factory=lambda: Tracks.start(len(RATIOS)))
+    """Per ratio: evidence that the challenger's rate is so many times the champion's, not the same or less."""
     peak: float = 0.0
-    """The most that `mix(worse)` has been."""
-    fine: tuple[float, ...] = (0.0,) * len(FINE)
-    """Per ratio: log evidence that it is not the margin times the champion's or more."""
+    """The most that the evidence for "worse" has been."""
+    margin: Tracks = field(default_factory=lambda: Tracks.start(len(FINE)))
+    """Per ratio: evidence that the challenger's rate is not the margin times the champion's or more."""
+    fine: float = 0.0
+    """The evidence for "not worse by the margin" now."""
     challenger: Arm = field(default_factory=Arm)
     champion: Arm = field(default_factory=Arm)
+    blocks: int = 0
 
-    def observe(self, challenger: Arm, champion: Arm, margin: float) -> RateEvidence:
-        """With one more block."""
-        worse = _add(self.worse, rate_gains(challenger, champion, self.challenger + self.champion))
-        fine = _add(self.fine, margin_gains(challenger, champion, margin))
+    def observe(self, challenger: Arm, champion: Arm, margin: float, incidents: float = 0.0) -> RateEvidence:
+        """With one more block. `incidents`: share of the blocks in which one arm alone may have an incident."""
+        if not challenger.units and not champion.units:
+            return self
+        blocks = self.blocks + 1
+        left_out = 1 + int(incidents * blocks) if incidents else 0
+        worse = self.worse.add(rate_gains(challenger, champion, self.challenger + self.champion))
+        fine = self.margin.add(margin_gains(challenger, champion, margin))
+        peak = max(self.peak, worse.evidence(left_out))
         together = self.challenger + challenger, self.champion + champion
-        return RateEvidence(worse, max(self.peak, mix(worse)), fine, *together)
+        return RateEvidence(worse, peak, fine, fine.evidence(left_out), *together, blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class ShareEvidence:
     """What is known of the shares of two arms' units in a few groups, e.g. the quartiles of the champion's scores."""
 
-    moved: tuple[float, ...]
-    """Per group, direction and move: log evidence that the group's share differs by more than the tolerance."""
+    moved: Tracks
+    """Per group, direction and move: evidence that the group's share differs by more than the tolerance."""
     peak: float
-    """The most that `mix(moved)` has been."""
-    stayed: tuple[tuple[float, ...], ...]
-    """Per group and direction, for each of STAYS: log evidence that it does not differ by the tolerance."""
+    """The most that the evidence for "moved" has been."""
+    stayed: tuple[Tracks, ...]
+    """Per group and direction, for each of STAYS: evidence that it does not differ by the tolerance."""
     challenger: tuple[int, ...]
     """Units per group."""
     champion: tuple[int, ...]
@@ -89,8 +130,8 @@ class ShareEvidence:
     def start(cls, before: Sequence[int]) -> ShareEvidence:
         """Nothing is known yet but the champion's shares from before."""
         groups, nothing = len(before), (0,) * len(before)
-        tracks = ((0.0,) * len(STAYS),) * (2 * groups)
-        return cls((0.0,) * (2 * groups * len(MOVES)), 0.0, tracks, nothing, nothing, tuple(before))
+        stayed = (Tracks.start(len(STAYS)),) * (2 * groups)
+        return cls(Tracks.start(2 * groups * len(MOVES)), 0.0, stayed, nothing, nothing, tuple(before))
 
     def observe(self, challenger: Sequence[int], champion: Sequence[int], tolerance: float) -> ShareEvidence:
         """With one more block: units per group."""
@@ -103,16 +144,16 @@ class ShareEvidence:
             for new, old, share in ((ours, theirs, base), (ours.others, theirs.others, 1 - base)):
                 moves += [beyond_gain(new, old, (share + tolerance + move, share), tolerance) for move in MOVES]
                 stays.append(tuple(beyond_gain(new, old, (share + s * tolerance, share), tolerance) for s in STAYS))
-        moved = _add(self.moved, moves)
-        stayed = tuple(_add(track, gains) for track, gains in zip(self.stayed, stays, strict=True))
+        moved = self.moved.add(moves)
+        stayed = tuple(tracks.add(gains) for tracks, gains in zip(self.stayed, stays, strict=True))
         ours_now = tuple(a + b for a, b in zip(self.challenger, challenger, strict=True))
         theirs_now = tuple(a + b for a, b in zip(self.champion, champion, strict=True))
-        return ShareEvidence(moved, max(self.peak, mix(moved)), stayed, ours_now, theirs_now, self.before)
+        return ShareEvidence(moved, max(self.peak, moved.evidence()), stayed, ours_now, theirs_now, self.before)
 
     @property
     def same(self) -> float:
         """Log evidence that no share differs by the tolerance: the least of the groups'."""
-        return min(mix(track) for track in self.stayed)
+        return min(tracks.evidence() for tracks in self.stayed)
 
     @property
     def largest_move(self) -> float | None:
@@ -223,7 +264,3 @@ def _gain(arm: Arm, alternative: float, null: float) -> float:
     return arm.events * math.log(alternative / null) + (arm.units - arm.events) * math.log(
         (1 - alternative) / (1 - null)
     )
-
-
-def _add(logs: Sequence[float], gains: Sequence[float]) -> tuple[float, ...]:
-    return tuple(log + min(gain, BLOCK_CAP) for log, gain in zip(logs, gains, strict=True))
