@@ -18,18 +18,20 @@ from pydantic import BaseModel, ConfigDict
 
 from daemon.clients.base import ModelVersion, RegisteredModel, Registry
 from daemon.config import Channel, Config, Duration, Model, Stream
+from daemon.core import canary as judge
 from daemon.core.calls import Again, Answer, Call, Done, Failed, Inconclusive, Outcome, Working
 from daemon.core.canonical import canonical, content_id, unit_hash
 from daemon.core.durations import parse_duration, write_duration
 from daemon.core.errors import BadInput, ClientError, Conflict, Refused, Unavailable
 from daemon.core.events import LATENCY_EDGES_MS, Event, Recorded
+from daemon.core.runs import UNDO_STEP
 from daemon.platforms.base import Jobs, JobSpec, JobState, JobStatus, Served, Serving, Traffic
 
 __all__ = [
-    "LATENCY_EDGES_MS", "Again", "Answer", "BadInput", "Call", "Channel", "ClientError", "Config", "Conflict", "Context",
+    "LATENCY_EDGES_MS", "UNDO_STEP", "Again", "Answer", "BadInput", "Call", "Channel", "ClientError", "Config", "Conflict", "Context",
     "Done", "Duration", "Event", "Failed", "Inconclusive", "Inputs", "JobSpec", "JobState", "JobStatus", "Jobs", "Model",
     "ModelVersion", "Outcome", "Parameter", "Recorded", "Refused", "RegisteredModel", "Registry", "Served", "Serving",
-    "Stream", "Template", "Traffic", "Unavailable", "Verb", "Working", "canonical", "content_id", "parse_duration",
+    "Stream", "Template", "Traffic", "Unavailable", "Verb", "Working", "canonical", "content_id", "judge", "parse_duration",
     "unit_hash", "write_duration",
 ]  # fmt: skip
 
