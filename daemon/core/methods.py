@@ -13,17 +13,22 @@ often it comes up when nothing changed. Left out, because they are wrong or usel
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 from scipy.special import gammainc, gammaincc, ndtr
 
 from daemon.core.columns import FeatureKind, Floats
 from daemon.core.drift import Score
 
 Direction = Literal["distance", "p_value"]
+
+ENOUGH = 5
+"""Draws beyond a statistic from which on their share is its p-value."""
 
 _TINY = 1e-300
 
@@ -70,12 +75,21 @@ METHODS: Mapping[str, Method] = MappingProxyType({
 class Null:
     """What a method's statistic looks like when nothing changed: for one method, column and window size."""
 
+    draws: tuple[float, ...]
+    """Statistics of windows drawn from the reference itself, ascending."""
     mean: float
     deviation: float
     skew: float
 
     def p_value(self, statistic: float) -> float:
-        """Probability of a statistic at least so large: Pearson III with the draws' moments, so that tails have values."""
+        """Probability of a statistic at least so large: the draws' share where there are enough of them beyond it, else the
+        tail of Pearson III with their moments (a share of 400 draws could never pass an alpha of .001).
+        """
+        beyond = len(self.draws) - bisect_left(self.draws, statistic)
+        share = (beyond + 1) / (len(self.draws) + 1)
+        return share if beyond >= ENOUGH else min(share, self._tail(statistic))
+
+    def _tail(self, statistic: float) -> float:
         if self.deviation == 0:
             return 1.0 if statistic <= self.mean else 0.0
         z = (statistic - self.mean) / self.deviation
@@ -91,7 +105,7 @@ def fit_null(statistics: Floats) -> Null:
     """The null distribution from the statistics of windows drawn from the reference itself."""
     mean, deviation = float(statistics.mean()), float(statistics.std(ddof=1))
     skew = float((((statistics - mean) / deviation) ** 3).mean()) if deviation > 0 else 0.0
-    return Null(mean, deviation, skew)
+    return Null(tuple(np.sort(statistics).tolist()), mean, deviation, skew)
 
 
 def sample_score(method: Method, score: float, null: Null | None, size: Score) -> Score:
