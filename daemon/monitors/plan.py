@@ -1,0 +1,169 @@
+"""What a worker needs to know about one stream: made from config.yaml and the monitors, sent as JSON.
+
+The worker reads no configuration of its own: all it does follows from its plan and the state in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from daemon.clients.completeness import Complete
+from daemon.config import Config, Fields, Model
+from daemon.core.monitors import FeatureKind, Monitor
+
+Privacy = Literal["keep", "hash", "drop"]
+Task = Literal["binary", "multiclass", "regression"]
+"""As in core/losses.py, which is not imported: the daemon process needs no scipy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A model that predicts on the stream."""
+
+    name: str
+    """As config.yaml names it."""
+    registered: str
+    """As the registry, and perhaps the records, name it."""
+    task: Task
+    monitors: tuple[Monitor, ...]
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """One stream, its files and its models; durations in seconds, paths absolute."""
+
+    name: str
+    predictions: str
+    labels: str
+    """Empty when there are none."""
+    pattern: str
+    complete: Complete
+    stable_for: float
+    poll: float
+    fields: Fields
+    privacy: Mapping[str, Privacy]
+    join_rate: float
+    horizon: float
+    idle: float
+    dead_letters: str
+    """Folder for what cannot be used."""
+    models: tuple[ModelPlan, ...]
+
+    @cached_property
+    def kinds(self) -> dict[str, FeatureKind]:
+        """The features as they are measured: without the dropped ones, and a hashed one is a category."""
+        kept = {name: kind for name, kind in self.fields.features.items() if self.privacy.get(name) != "drop"}
+        return {name: "category" if self.privacy.get(name) == "hash" else kind for name, kind in kept.items()}
+
+    @cached_property
+    def task(self) -> Task:
+        """The task of the stream's models; they share one."""
+        return self.models[0].task
+
+    @cached_property
+    def output(self) -> FeatureKind:
+        """The kind of predictions and labels."""
+        return "number" if self.task == "regression" else "category"
+
+    @cached_property
+    def segments(self) -> tuple[str, ...]:
+        """The columns by which some monitor looks at segments."""
+        return tuple(
+            sorted({column for model in self.models for monitor in model.monitors for column in monitor.segments})
+        )
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Labels may come: in files of their own or with the predictions."""
+        label = self.fields.label
+        return label is not None and self.privacy.get(label) != "drop"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The fields to read of a prediction record."""
+        f = self.fields
+        roles = (f.id, f.time, f.unit, f.model, f.version, f.prediction, f.score, f.label, f.error, f.latency_ms)
+        return _distinct((*(role for role in roles if role), *self.kinds, *self.segments))
+
+    @cached_property
+    def label_columns(self) -> tuple[str, ...]:
+        """The fields to read of a label record."""
+        return _distinct((self.fields.id, *([self.fields.label] if self.fields.label else [])))
+
+    def to_json(self) -> dict[str, Any]:
+        """For a frame."""
+        shown: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        models = [{**asdict(model), "monitors": [m.to_json() for m in model.monitors]} for model in self.models]
+        return {**shown, "fields": self.fields.model_dump(), "privacy": dict(self.privacy), "models": models}
+
+    @classmethod
+    def from_json(cls, shown: Mapping[str, Any]) -> Self:
+        """From a frame."""
+        models = tuple(
+            ModelPlan(**{**model, "monitors": tuple(map(Monitor.from_json, model["monitors"]))})
+            for model in shown["models"]
+        )
+        return cls(**{**shown, "fields": Fields.model_validate(shown["fields"]), "models": models})
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The version whose rows are measured, and the reference that it logged."""
+
+    version: str = ""
+    """Empty when nobody knows: then all rows count."""
+    path: str = ""
+    """Its reference file; empty when there is none."""
+    digest: str = ""
+    """SHA-256 of that file."""
+    why: str = "nobody has said yet which version is champion"
+    """Why there is no reference; empty when there is one."""
+
+
+def stream_plans(config: Config, monitors: Iterable[Monitor]) -> tuple[StreamPlan, ...]:
+    """The plans of all streams that a model predicts on, in order of their names."""
+    wanted: dict[str, list[Monitor]] = {}
+    for monitor in monitors:
+        wanted.setdefault(monitor.model, []).append(monitor)
+    plans = (_stream_plan(config, name, wanted) for name in sorted(config.streams))
+    return tuple(plan for plan in plans if plan is not None)
+
+
+def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]]) -> StreamPlan | None:
+    stream = config.streams[name]
+    models = {key: model for key, model in sorted(config.models.items()) if model.stream == name}
+    if not models:
+        return None
+    return StreamPlan(
+        name=name,
+        predictions=str(config.home / stream.predictions),
+        labels=str(config.home / stream.labels) if stream.labels else "",
+        pattern=stream.pattern,
+        complete=stream.complete,
+        stable_for=_seconds(stream.stable_for),
+        poll=_seconds(stream.poll),
+        fields=stream.fields,
+        privacy=stream.privacy,
+        join_rate=stream.join_rate,
+        horizon=_seconds(stream.horizon),
+        idle=_seconds(stream.idle),
+        dead_letters=str(Path(config.home) / "dead-letters" / name),
+        models=tuple(_model_plan(key, model, monitors.get(key, [])) for key, model in models.items()),
+    )
+
+
+def _model_plan(name: str, model: Model, monitors: list[Monitor]) -> ModelPlan:
+    return ModelPlan(name, model.registered, model.task, tuple(sorted(monitors, key=lambda monitor: monitor.name)))
+
+
+def _seconds(value: timedelta) -> float:
+    return value.total_seconds()
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,223 @@
+"""The order in which a stream is read. `FilesReader` reads folders; a reader of another kind only has to be a Reader."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from daemon.clients.folder import FolderWatch
+from daemon.clients.landed import Candidate, Marks, look
+from daemon.core.errors import BadInput
+from daemon.core.problems import Problem
+from daemon.intake import FileMark
+from daemon.monitors.dead_letters import DeadLetters
+from daemon.monitors.plan import StreamPlan
+from daemon.monitors.records import Raw, chunks
+
+Content = Literal["predictions", "labels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The next piece of a stream: some records, the end of a file, or both."""
+
+    content: Content
+    where: str
+    """The file."""
+    landed: int
+    """When it landed, µs since 1970."""
+    raw: Raw | None
+    marks: tuple[FileMark, ...]
+    problems: tuple[Problem, ...]
+    resume: Mapping[str, Any] | None
+    """JSON from which a reader goes on after this block; None: with the next file."""
+
+
+class Reader(Protocol):
+    """Reads one stream, block by block, in an order that a restart repeats."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be read now; empty when all is well."""
+        ...
+
+    def next(self) -> Block | None:
+        """The next block; None when there is nothing now."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return when there may be something, at the latest after `seconds`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file to be read."""
+
+    content: Content
+    candidate: Candidate
+    mark: FileMark
+    """Stored with its last record."""
+
+
+class FilesReader:
+    """Reads the prediction and label folders of a stream: files by landing time, then path, each in chunks."""
+
+    def __init__(
+        self, plan: StreamPlan, marks: Iterable[FileMark], resume: Mapping[str, Any] | None, stop: threading.Event
+    ) -> None:
+        self._plan = plan
+        self._owner = f"stream:{plan.name}"
+        self._marks = Marks(marks)
+        self._letters = DeadLetters(plan)
+        self._stop = stop
+        self._waiting: deque[tuple[Candidate, Content]] = deque()
+        self._watches: dict[Content, FolderWatch] = {"predictions": self._watch(plan.predictions)}
+        if plan.labels:
+            self._watches["labels"] = self._watch(plan.labels)
+        self._blocks: Iterator[Block] = iter(()) if resume is None else self._resumed(resume)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be read now; empty when all is well."""
+        return next((watch.problem for watch in self._watches.values() if watch.problem), "")
+
+    def next(self) -> Block | None:
+        """The next block; None when there is nothing now."""
+        block = next(self._blocks, None)
+        if block is not None:
+            return block
+        if not self._waiting:
+            self._waiting.extend(self._landed())
+        while self._waiting and not self._stop.is_set():
+            candidate, content = self._waiting.popleft()
+            found = look(self._owner, candidate, self._marks, self._stop)
+            if found is None:
+                continue
+            if not found.fresh:
+                self._marks.add(found.mark)
+                return Block(
+                    content, candidate.path, _landed(candidate), None, (found.mark,), _some(found.problem), None
+                )
+            self._blocks = self._read(_File(content, candidate, found.mark), 0)
+            return next(self._blocks)
+        return None
+
+    def wait(self, seconds: float) -> None:
+        """Return when there may be something, at the latest after `seconds`."""
+        if not self._waiting:
+            self._watches["predictions"].wait(self._stop, seconds)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for watch in self._watches.values():
+            watch.stop()
+
+    def _watch(self, path: str) -> FolderWatch:
+        plan = self._plan
+        watch = FolderWatch(Path(path), plan.pattern, plan.complete, plan.stable_for, plan.poll)
+        watch.start()
+        return watch
+
+    def _landed(self) -> list[tuple[Candidate, Content]]:
+        """The complete new files of both folders, in landing order. One folder may lie within the other."""
+        found: list[tuple[Candidate, Content]] = []
+        for content, watch in self._watches.items():
+            others = [f"{other.path}/" for other in self._watches.values() if other.path != watch.path]
+            inner = tuple(other for other in others if other.startswith(f"{watch.path}/"))
+            found.extend((c, content) for c in watch.ready(self._marks) if not c.path.startswith(inner or ("\0",)))
+        return sorted(found)
+
+    def _read(self, file: _File, start: int) -> Iterator[Block]:
+        """The blocks of a file from record `start` on. One chunk is read ahead: the last one brings the file's mark."""
+        path = Path(file.candidate.path)
+        records = chunks(path, self._wanted(file.content), start)
+        try:
+            ahead = next(records, None)
+            if ahead is not None:
+                self._require(file.content, ahead)
+        except BadInput as error:
+            yield self._failed(file, error)
+            return
+        if ahead is None:
+            empty = Problem("file", str(path), "the file has no records")
+            yield self._ended(file, None, () if start else (empty,))
+        while ahead is not None:
+            raw, ahead, fault = ahead, None, None
+            try:
+                ahead = next(records, None)
+            except BadInput as error:
+                fault = error
+            if ahead is None and fault is None:
+                yield self._ended(file, raw, ())
+                return
+            yield Block(file.content, str(path), _landed(file.candidate), raw, (), (), _resume(file, raw))
+            if fault is not None:  # what was read before is good, and measured
+                yield self._failed(file, fault)
+
+    def _resumed(self, at: Mapping[str, Any]) -> Iterator[Block]:
+        """The rest of the file that was being read when the worker ended."""
+        candidate = Candidate(at["mtime_ns"], at["path"], at["folder"], at["size"])
+        mark = FileMark(self._owner, at["path"], at["size"], at["mtime_ns"], at["digest"], "taken")
+        content: Content = "labels" if at["content"] == "labels" else "predictions"
+        if _unchanged(candidate):
+            yield from self._read(_File(content, candidate, mark), at["record"])
+            return
+        reason = f"the file changed or went away when {at['record']} of its records were read; the rest of them is lost"
+        yield Block(
+            content, candidate.path, _landed(candidate), None, (), (Problem("file", candidate.path, reason),), None
+        )
+
+    def _wanted(self, content: Content) -> tuple[str, ...]:
+        return self._plan.columns if content == "predictions" else self._plan.label_columns
+
+    def _require(self, content: Content, raw: Raw) -> None:
+        f = self._plan.fields
+        needed = (f.id, f.time) if content == "predictions" else (f.id, f.label)
+        absent = [field for field in needed if field and field not in raw.columns]
+        if absent:
+            raise BadInput(f"the file has no column {', '.join(absent)}")
+
+    def _ended(self, file: _File, raw: Raw | None, problems: tuple[Problem, ...]) -> Block:
+        self._marks.add(file.mark)
+        return Block(file.content, file.candidate.path, _landed(file.candidate), raw, (file.mark,), problems, None)
+
+    def _failed(self, file: _File, error: BadInput) -> Block:
+        return self._ended(file, None, (self._letters.file(file.candidate.path, str(error)),))
+
+
+def _resume(file: _File, raw: Raw) -> dict[str, Any]:
+    candidate = file.candidate
+    return {
+        "content": file.content,
+        "path": candidate.path,
+        "folder": candidate.folder,
+        "size": candidate.size,
+        "mtime_ns": candidate.mtime_ns,
+        "digest": file.mark.digest,
+        "record": raw.start + raw.read,
+    }
+
+
+def _unchanged(candidate: Candidate) -> bool:
+    try:
+        status = Path(candidate.path).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (candidate.size, candidate.mtime_ns)
+
+
+def _landed(candidate: Candidate) -> int:
+    return candidate.mtime_ns // 1000
+
+
+def _some(problem: Problem | None) -> tuple[Problem, ...]:
+    return () if problem is None else (problem,)

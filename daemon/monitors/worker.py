@@ -1,0 +1,150 @@
+"""The worker process: measures the streams that the daemon opens in it, over a pipe.
+
+It keeps nothing of its own. What it made counts once the daemon says that it is stored; a worker that dies is replaced
+by one that goes on from the store, and the daemon cannot tell their results apart.
+
+    python -m daemon.monitors.worker     frames come on standard input and go to standard output
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from daemon.core.errors import BadInput
+from daemon.monitors.evidence import Samples
+from daemon.monitors.frames import Frame, read_frame, write_frame
+from daemon.monitors.plan import Champion
+from daemon.monitors.session import Session, Times, open_session
+
+INBOX = 10_000
+"""Frames from the daemon that wait. There are at most a few per stream (one answer per batch), so it never fills; a full
+inbox while both sides write could stop them both."""
+ALIVE_S = 5.0
+"""A sign of life so often."""
+REST_S = 0.2
+"""How long to rest when no stream has anything."""
+
+
+class Worker:
+    """Reads frames, measures, writes frames, until its standard input ends."""
+
+    def __init__(self, daemon: IO[bytes], times: Times) -> None:
+        self._daemon = daemon
+        self._times = times
+        self._inbox: queue.Queue[Frame | None] = queue.Queue(INBOX)
+        self._stop = threading.Event()
+        self._sessions: dict[str, Session] = {}
+        self._samples = Samples()
+        self._alive_at = -ALIVE_S
+
+    def listen(self, pipe: IO[bytes]) -> None:
+        """Put the daemon's frames into the inbox until it goes away. Runs in a thread of its own."""
+        try:
+            while True:
+                self._inbox.put(read_frame(pipe))
+        except (EOFError, OSError, BadInput):
+            self._stop.set()
+            self._inbox.put(None)
+
+    def run(self) -> None:
+        """Work until the daemon goes away."""
+        self._tell(Frame("ready", {"pid": os.getpid()}))
+        busy = False
+        while not self._stop.is_set():
+            self._take(0.0 if busy else REST_S)
+            busy = self._step()
+            if self._times.monotonic() - self._alive_at >= ALIVE_S:
+                self._alive_at = self._times.monotonic()
+                problems = {name: session.problem for name, session in self._sessions.items()}
+                self._tell(Frame("alive", {"problems": problems}))
+        for session in self._sessions.values():
+            session.close()
+
+    def _take(self, seconds: float) -> None:
+        """Handle what is in the inbox; wait for something at most so long."""
+        try:
+            frame = self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
+            while frame is not None and not self._stop.is_set():
+                self._handle(frame)
+                frame = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _step(self) -> bool:
+        """One block of each stream; whether any had one."""
+        busy = False
+        for name, session in self._sessions.items():
+            read, batch = session.step()
+            busy = busy or read
+            for note in session.monitor.take_notes():
+                self._tell(Frame("note", {"stream": name, "text": note}))
+            if batch is not None:
+                self._tell(batch)
+            if self._stop.is_set():
+                break
+        return busy
+
+    def _handle(self, frame: Frame) -> None:
+        body = frame.body
+        match frame.kind:
+            case "open":
+                self._open(frame)
+            case "close":
+                self._close(body["stream"])
+            case "stored" if body["stream"] in self._sessions:
+                self._sessions[body["stream"]].stored()
+            case "champion" if body["stream"] in self._sessions:
+                self._sessions[body["stream"]].champion(body["model"], Champion(**body["champion"]))
+            case "report":
+                self._report(frame)
+
+    def _open(self, frame: Frame) -> None:
+        name = frame.body["plan"]["name"]
+        self._close(name)
+        try:
+            self._sessions[name] = open_session(frame, self._samples, self._times, self._stop)
+        except BadInput as error:
+            self._tell(Frame("failed", {"stream": name, "why": str(error)}))
+
+    def _close(self, name: str) -> None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+
+    def _report(self, frame: Frame) -> None:
+        body = frame.body
+        session = self._sessions.get(body["stream"])
+        try:
+            track = session.monitor.track(body["monitor"], body["segment"]) if session else None
+            if track is None:
+                raise BadInput("nothing is measured under this name")
+            self._samples.report(track, body["last"], Path(body["path"]))
+            why = ""
+        except (BadInput, OSError) as error:
+            why = str(error)
+        self._tell(Frame("reported", {**body, "why": why}))
+
+    def _tell(self, frame: Frame) -> None:
+        try:
+            write_frame(self._daemon, frame)
+        except OSError:  # nobody listens: the daemon is gone
+            self._stop.set()
+
+
+def main() -> None:
+    """Serve the daemon on the other end of standard input and output."""
+    frames = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get between the frames
+    worker = Worker(frames, Times(lambda: time.time_ns() // 1000, time.monotonic))
+    threading.Thread(target=worker.listen, args=(sys.stdin.buffer,), name="frames", daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
