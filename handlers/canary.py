@@ -196,13 +196,12 @@ def run(call: Call, context: Context) -> Outcome:
     """One step of progress, from what is found: load, gather the baseline, shift, or look."""
     inputs = Canary.model_validate(dict(call.inputs))
     version = version_of(call)
-    barred = context.quarantined(call.model, version)
-    if barred:
-        return Failed(f"version {version} is quarantined: {barred}")
     if call.state:
         stands = Progress.from_json(call.state)
     else:
         stands = Progress(context.now.isoformat(), identity(call, context, version))
+        if barred := context.quarantined(call.model, version):
+            return Failed(f"version {version} is quarantined: {barred}")
     try:
         traffic = context.serving.traffic(context.target(call.model))
         if stands.watch is None:

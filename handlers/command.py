@@ -18,8 +18,10 @@ from daemon.handling import (
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, failed, progress
+from handlers.parts.jobs import Work, cancel, failed, progress
 from handlers.parts.settled import settled
+
+__all__ = ["VERB", "cancel", "run"]
 
 
 class Command(Inputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -23,8 +24,11 @@ from daemon.handling import (
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, failed, progress
+from handlers.parts.jobs import Work, cancel, failed, progress
 from handlers.parts.settled import settled, version_of
+from handlers.parts.traffic import identity
+
+__all__ = ["VERB", "cancel", "run"]
 
 
 class Evaluate(Inputs):
@@ -94,7 +98,10 @@ def run(call: Call, context: Context) -> Outcome:
         return status
     if status.state is JobState.FAILED:
         return failed(call, work, status)
-    return judged(status.outputs, inputs.margin)
+    outcome = judged(status.outputs, inputs.margin)
+    if isinstance(outcome, Failed) and outcome.quarantine:
+        return replace(outcome, barred=identity(call, context, version))
+    return outcome
 
 
 def judged(outputs: Mapping[str, Any], margin: float) -> Outcome:

@@ -21,8 +21,11 @@ from daemon.handling import (
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, failed, progress
+from handlers.parts.jobs import Work, cancel, failed, progress
 from handlers.parts.settled import settled
+from handlers.parts.traffic import identity
+
+__all__ = ["VERB", "cancel", "run"]
 
 
 class Retrain(Inputs):
@@ -47,7 +50,7 @@ VERB = Verb(
     name="retrain",
     doc="Train a new version of the model with an approved program, on rows outside the holdout, and register it.",
     inputs=Retrain,
-    gives=("version", "rows", "digest"),
+    gives=("version", "created", "digest", "rows"),
     target="training",
     deadline=_deadline,
 )
@@ -77,15 +80,13 @@ def run(call: Call, context: Context) -> Outcome:
         return Failed(
             f"{inputs.template} does not say that it left the holdout out: version {version.version} is not used"
         )
-    return _done(context, version, status)
+    return _done(call, context, version, status)
 
 
-def _done(context: Context, version: ModelVersion, status: JobStatus) -> Done:
-    digest = version.tags.get("driftd.digest") or context.registry.digest(version.name, version.version)
-    if "driftd.digest" not in version.tags:
-        context.registry.set_tag(version.name, version.version, "driftd.digest", digest)
+def _done(call: Call, context: Context, version: ModelVersion, status: JobStatus) -> Done:
+    named = identity(call, context, version.version)
     rows = status.outputs.get("rows", version.tags.get("driftd.rows", 0))
-    outputs = {"version": version.version, "rows": int(rows), "digest": digest}
+    outputs = {"version": version.version, "created": named["created"], "rows": int(rows), "digest": named["digest"]}
     found = Answer(
         "registry",
         "find",

@@ -80,6 +80,13 @@ def progress(call: Call, context: Context, work: Work) -> JobStatus | Outcome:
     return status
 
 
+def cancel(call: Call, context: Context) -> None:
+    """End the job of a call whose step is over: its outcome is not waited for any more."""
+    trial, status = _current(call, context)
+    if status.state is JobState.RUNNING:
+        context.jobs.cancel(job_name(call, trial), "its step is over")
+
+
 def job_name(call: Call, trial: int) -> str:
     """The job of a try."""
     return f"{call.id}-{trial}"

@@ -160,9 +160,14 @@ def set_alias(call: Call, context: Context, alias: str, version: str, expected: 
 
 
 def identity(call: Call, context: Context, version: str) -> dict[str, str]:
-    """What a quarantine bars: the version, the creation time of its registered model, and the digest of its artifacts."""
+    """What a quarantine bars: the version, the creation time of its registered model, and the digest of its artifacts,
+    which is kept as a tag.
+    """
     found = context.registry.version(context.model(call.model).registered, version)
-    digest = found.tags.get("driftd.digest") or context.registry.digest(found.name, version)
+    digest = found.tags.get("driftd.digest")
+    if not digest:  # computed once: it takes a download
+        digest = context.registry.digest(found.name, version)
+        context.registry.set_tag(found.name, version, "driftd.digest", digest)
     return {"version": version, "created": found.created, "digest": digest}
 
 

@@ -139,7 +139,8 @@ def _remote(call: JobCall) -> bool:
 
 
 def _tags(call: JobCall) -> dict[str, str]:
-    return {"driftd.call": call.call, "driftd.run": call.run, "driftd.chain": json.dumps(list(call.chain))}
+    tags = {"driftd.call": call.call}
+    return tags | {"driftd.run": call.run, "driftd.chain": json.dumps(list(call.chain))} if call.run else tags
 
 
 def _quoted(value: str) -> str:
