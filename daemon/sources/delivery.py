@@ -15,12 +15,14 @@ BUSY_AGAIN_S = 1.0
 
 
 class Pulse:
-    """The health of one source: written by its own thread, read by others."""
+    """The health of one source: written by its own thread, read by others. It counts from when the source was made, so
+    one that never reaches its system is found out too.
+    """
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._health = Health(None, None, "")
+        self._health = Health(clock(), None, "")
 
     def alive(self, problem: str = "") -> None:
         """The source reached its system just now; `problem` is what is wrong all the same."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from daemon import config as configured
 from daemon.clients.folder import FolderWatch
 from daemon.clients.landed import Candidate, Found, Marks, look
-from daemon.config import StorageSource
 from daemon.core.canonical import content_id
 from daemon.core.events import Event
 from daemon.core.problems import Problem
@@ -46,10 +46,10 @@ def event_of(name: str, candidate: Candidate, digest: str) -> Event:
     )
 
 
-class Storage:
+class StorageSource:
     """The source of one watched folder. `home` is what relative paths of the config are relative to."""
 
-    def __init__(self, name: str, config: StorageSource, home: Path, clock: Callable[[], datetime]) -> None:
+    def __init__(self, name: str, config: configured.StorageSource, home: Path, clock: Callable[[], datetime]) -> None:
         self.name = f"storage:{name}"
         self._short = name
         self._config = config
