@@ -21,8 +21,8 @@ from daemon.core.reference import Reference
 RATIOS: tuple[float, ...] = (1.1, 1.25, 1.5, 2.0, 3.0)
 LIMIT = math.log(1000)
 """Evidence from which there is an alarm."""
-CAP = 3 * LIMIT
-"""Each log is held at this, so that a mended model is believed again after a while."""
+CAP = LIMIT + math.log(len(RATIOS)) + 1
+"""Each log is held at this, a little over what one needs for an alarm by itself, so that a mended model is soon believed."""
 LOSS_FLOOR = 1.1
 """For an alarm the mean loss since the onset must be so many times the reference's."""
 MAX_RATE = 0.99
