@@ -3,19 +3,26 @@
 A `Ledger` lives as long as one transaction. It reads the writer's `Standing` (counters, the audit head, all rule memory)
 and collects what changes; after COMMIT the writer puts `Ledger.standing()` in the old one's place. If the transaction is
 rolled back the ledger is thrown away, and nothing in memory has moved.
+
+One event is done with before the next begins: what an event causes in its own transaction (a run that ends because
+another takes its target over) is recorded after all its decisions. So a replay, which has the events one after the other
+and the stored admissions, meets the same memory at each of them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+import orjson
 
 from daemon.core import memory as remembering
 from daemon.core.audit import GENESIS, hash_of
 from daemon.core.canonical import canonical, content_id
-from daemon.core.decisions import Decided, Decision, World, decide
+from daemon.core.decisions import Decided, Decision, Due, Remembered, World, decide, world_after
 from daemon.core.errors import Fenced
 from daemon.core.events import CATALOGUE, Event, Recorded, clean
 from daemon.core.memory import Memory
@@ -56,14 +63,17 @@ class Standing:
 class Ledger:
     """One transaction's worth of changes."""
 
-    def __init__(self, session: Session, standing: Standing, rules: RuleSet, now: datetime) -> None:
+    def __init__(self, session: Session, standing: Standing, rules: RuleSet | None, now: datetime) -> None:
         self.session = session
         self.rules = rules
-        self.now = now
+        """None: none are in force yet."""
+        self.now = max(now, standing.at)
+        """The time of the event at work, else of the transaction: never before anything that was recorded."""
         self.begin: Begin | None = None
         self.handle: Handle | None = None
         self._standing = standing
-        self._seq, self._at = standing.seq, standing.at
+        self._seq = standing.seq
+        self._at = standing.at
         self._decision = standing.decision
         self._audit, self._head = standing.audit, standing.head
         self._world = standing.world
@@ -73,6 +83,8 @@ class Ledger:
         self._records: list[Row] = []
         self._timers: list[Row] = []
         self._fresh: dict[bytes, int] = {}
+        self._deciding = False
+        self._caused: deque[Event] = deque()
         self.begun: list[tuple[str, Event]] = []
         """Runs that began in this transaction, each with its trigger: evidence is gathered after COMMIT."""
         self.ended: list[str] = []
@@ -122,6 +134,12 @@ class Ledger:
             seqs.append(known)
         return Receipt(tuple(seqs), tuple(fresh))
 
+    def follow(self, event: Event) -> None:
+        """Record an event that this transaction causes: at once, or after the one that is being decided."""
+        self._caused.append(event)
+        while self._caused and not self._deciding:
+            self.record((self._caused.popleft(),))
+
     def problem(self, problem: Problem) -> None:
         """Store a problem, or count it up; a new one is also an event that rules can listen to."""
         name = content_id("problem", problem.kind, problem.where, problem.reason)
@@ -130,20 +148,34 @@ class Ledger:
             "put_problem", name, problem.kind, problem.where, problem.reason, problem.dead_letter, micro, micro
         )
         data = {"kind": problem.kind, "where": problem.where, "reason": problem.reason}
-        self.record((Event(name, "driftd:problems", "problem.recorded", problem.kind, self.now, data),))
+        self.follow(Event(name, "driftd:problems", "problem.recorded", problem.kind, self.now, data))
 
     def _new(self, key: bytes, event: Event) -> int:
+        self._deciding = True
+        seq = self._place(key, event)
+        self._deciding = False
+        while self._caused:
+            self.record((self._caused.popleft(),))
+        return seq
+
+    def _place(self, key: bytes, event: Event) -> int:
+        """Give an event its place, decide it, and do what the decisions ask for."""
         self._seq += 1
-        self._at = max(self.now, self._at + _TICK)
-        recorded = Recorded(self._seq, self._at, replace(event, data=clean(event.data)))
+        self._at = self.now = max(self.now, self._at + _TICK)
+        data, raw = clean(event.data)
+        recorded = Recorded(
+            self._seq,
+            self._at,
+            Event(event.id, event.source, event.type, event.subject, event.time, data, event.chain),
+        )
         self._fresh[key] = self._seq
-        decided, undecidable = self._decide(recorded)
-        row = event_row(recorded, undecidable or None)
+        decided, undecidable = decided_or_why(self.rules, self._remembered, recorded, self._world)
+        row = event_row(recorded, key, raw, undecidable)
         self._events.append(row)
-        # Memory and timers first: a run that begins (and may end) in the next lines can record events of its own.
         self._changed.update(decided.memory)
         self._world = decided.world
-        self._timers.extend((due.id, micros(due.at), due.rule, due.key, due.why) for due in decided.dues)
+        for due in decided.dues:
+            self._wish(due)
         entries = [self._decided(recorded, decision) for decision in decided.decisions]
         self.audit(
             "event",
@@ -157,24 +189,15 @@ class Ledger:
             self.handle(self, recorded)
         return recorded.seq
 
-    def _decide(self, recorded: Recorded) -> tuple[Decided, str]:
-        """The decisions, or why there can be none: one bad event must not stop the others."""
-        kind = CATALOGUE.get(recorded.event.type)
-        if kind is None:
-            return Decided((), {}, (), self._world), f"there is no event type {recorded.event.type!r}"
-        try:
-            return decide(self.rules, self._remembered, recorded, self._world), ""
-        except Exception as error:  # noqa: BLE001 - the one place where a fault of `decide` becomes a stored reason
-            return Decided((), {}, (), self._world), f"{type(error).__name__}: {error}"
-
     def _decided(self, recorded: Recorded, decision: Decision) -> list[str]:
         """Store one decision, and begin what it asks for; a firing that started nothing leaves the rule armed."""
         admission, run = "", ""
         if decision.firing is not None and self.begin is not None:
             admission, run = self.begin(self, decision, recorded)
-            key = decision.rule, decision.key
-            if not run and not decision.firing.notice and key in self._changed:
-                self._changed[key] = self._changed[key].refused(decision.episode_before)
+            if not run and decision.otherwise is not None:
+                self._changed[decision.rule, decision.key] = decision.otherwise
+                if decision.again is not None:
+                    self._wish(decision.again)
         self._decision += 1
         self._decisions.append(decision_row(self._decision, recorded.seq, decision, admission, run))
         return [decision.rule, decision.revision, decision.key, decision.verdict.value, admission, run]
@@ -183,6 +206,9 @@ class Ledger:
         return self._changed.get((rule, key)) or self._standing.memory.get((rule, key))
 
     # -- timers and audit
+
+    def _wish(self, due: Due) -> None:
+        self._timers.append((due.id, micros(due.at), due.rule, due.key, due.why))
 
     def timer(self, name: str, due: datetime, key: str, why: str) -> None:
         """A due time of a run."""
@@ -242,16 +268,32 @@ class Ledger:
         return Standing(self._seq, self._at, self._decision, self._audit, self._head, self._world, memory)
 
 
+NO_RULES = "no rules are in force yet"
+"""Why an event that came before the first load of rules was not decided."""
+
+
+def decided_or_why(
+    rules: RuleSet | None, remembered: Remembered, recorded: Recorded, world: World
+) -> tuple[Decided, str]:
+    """The decisions, or why there can be none: one bad event must not stop the others."""
+    if rules is None:
+        return Decided((), {}, (), world_after(world, recorded)), NO_RULES
+    if recorded.event.type not in CATALOGUE:
+        return Decided((), {}, (), world), f"there is no event type {recorded.event.type!r}"
+    try:
+        return decide(rules, remembered, recorded, world), ""
+    except Exception as error:  # noqa: BLE001 - the one place where a fault of `decide` becomes a stored reason
+        return Decided((), {}, (), world_after(world, recorded)), f"{type(error).__name__}: {error}"
+
+
 def standing_of(session: Session) -> tuple[Standing, dict[tuple[str, str], Memory]]:
     """Where the store stands, read at start."""
-    from orjson import loads  # noqa: PLC0415 - only at start
-
     events = session.rows("last_event")
     seq, at = events[0] if events else (0, 0)
     audits = session.rows("last_audit")
     audit, head = audits[0] if audits else (0, GENESIS)
     paused = session.rows("meta", "paused")
-    memory = {(rule, key): remembering.from_storage(loads(state)) for rule, key, state in session.rows("memory")}
+    memory = {(rule, key): remembering.from_storage(orjson.loads(state)) for rule, key, state in session.rows("memory")}
     decision = session.rows("last_decision")[0][0]
     world = World(paused=bool(paused and paused[0][0] == "yes"))
     return Standing(seq, moment(at), decision, audit, head, world, memory), memory

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from daemon.config import Config
-from daemon.core.admission import DAY, Admitted, Allowance, Allowances, admit
+from daemon.core.admission import DAY, Admitted, Allowance, Allowances, admit, takes_over
 from daemon.core.calls import Again, Answer, Done, Failed, Inconclusive, Outcome, Working
 from daemon.core.canonical import canonical, content_id
 from daemon.core.decisions import Decision, Firing
@@ -25,7 +25,6 @@ from daemon.core.rules import Mode, Rule, Step, WhenBusy
 from daemon.core.runs import (
     AFTER_STEP,
     ASKING,
-    GOOD_ENDS,
     UNDO_STEP,
     Run,
     RunStep,
@@ -42,8 +41,8 @@ APPROVAL = timedelta(hours=24)
 """How long a run waits for a person."""
 QUEUE = timedelta(hours=24)
 """How long a run waits for its target."""
-UNDO_SECONDS = 900.0
-"""Longest that a rollback may try before the run is stuck and pages."""
+QUEUE_LOOK = timedelta(minutes=15)
+"""How often a queued run looks whether its budget has come back."""
 
 _PRIORITY = {"rollback": 0, "promote": 2, "canary": 3, "soak": 3}
 """Rollbacks first; what holds traffic before what does not."""
@@ -61,7 +60,8 @@ class Running:
     def begin(self, ledger: Ledger, decision: Decision, recorded: Recorded) -> tuple[str, str]:
         """Start the run of a firing: what came of it, and the run's id (empty when nothing was started)."""
         firing = decision.firing
-        assert firing is not None
+        assert firing is not None  # the ledger asks for firings only
+        assert ledger.rules is not None  # they decided
         rule = ledger.rules.by_name[decision.rule]
         try:
             run = self._planned(rule, decision, firing, recorded)
@@ -70,7 +70,7 @@ class Running:
             ledger.problem(Problem("rule", f"{rule.position.file}:{rule.position.line}", f"rule {rule.name}: {why}"))
             return f"invalid: {why}", ""
         if firing.notice:
-            self._aftermath(ledger, run)
+            self._notice(ledger, rule, decision, recorded, run)
             return "notice", run.id
         runs = self._runs(ledger)
         admission = admit(run, runs, self._allowances(), recorded.at)
@@ -78,14 +78,15 @@ class Running:
         if admission.verdict is Admitted.YES:
             self._admit(ledger, self._created(ledger, run))
             return "admitted", run.id
-        takes_over = run.steps[0].verb == "rollback" or rule.when_busy is WhenBusy.REPLACE
-        if admission.verdict is Admitted.BUSY and takes_over:
+        holders = tuple(other for other in runs if other.id in admission.holders)
+        if admission.verdict is Admitted.BUSY and takes_over(run, holders, replace=rule.when_busy is WhenBusy.REPLACE):
             self._created(ledger, replace(run, replaces=admission.holders[0]))
             for holder in admission.holders:
                 self.cancel(ledger, holder, f"run {run.id[:8]} of rule {rule.name} takes its target over")
             return "replaces", run.id
         if admission.verdict in {Admitted.BUSY, Admitted.BUDGET} and rule.when_busy is WhenBusy.QUEUE:
             self._created(ledger, replace(run, why=admission.why))
+            self._look_later(ledger, run)
             return "queued", run.id
         return f"{admission.verdict.value}: {admission.why}", ""
 
@@ -136,7 +137,15 @@ class Running:
         now = ledger.now
         status, due, attempt, state, note = _settled(call, outcome, now)
         changed = ledger.session.run(
-            "settle_call", status, micros(due), attempt, canonical(state).decode(), note, call.id, epoch
+            "settle_call",
+            status,
+            micros(due),
+            attempt,
+            canonical(state).decode(),
+            note,
+            call.id,
+            epoch,
+            micros(call.lease),
         )
         self._audit_outcome(ledger, call, outcome, accepted=bool(changed))
         if not changed:
@@ -173,13 +182,13 @@ class Running:
     def handle(self, ledger: Ledger, recorded: Recorded) -> None:
         """What an event means beside the rules: a person's word, or a run's deadline."""
         event = recorded.event
-        if event.type == "timer.due" and not event.data["rule"]:
+        if event.type == "timer.due" and event.data.get("rule") == "":
             self._expire(ledger, event.data)
         elif event.type == "control.changed":
             self._control(ledger, event)
 
     def _expire(self, ledger: Ledger, data: Mapping[str, Any]) -> None:
-        name, _, step = str(data["key"]).partition("|")
+        name, _, step = str(data["key"]).rpartition("|")
         run = self._run(ledger, name)
         if run is None or (run.ended and int(step) < AFTER_STEP):
             return
@@ -192,12 +201,16 @@ class Running:
                 note = call_of(rows[0]).note
                 self._move(ledger, run, Signal.EXPIRED, f"{call_of(rows[0]).verb}: no end by its deadline ({note})")
             return
+        if data["why"] == "queue":
+            if run.state is State.PENDING and not self._admit_if_free(ledger, run):
+                self._look_later(ledger, run)
+            return
         waits = run.state in ASKING if data["why"] == "approval" else run.state is State.PENDING
         if waits and (data["why"] == "lock" or run.position == int(step)):
             self._move(ledger, run, Signal.EXPIRED, f"nobody came: its {data['why']} was not given in time")
 
     def _control(self, ledger: Ledger, event: Event) -> None:
-        verb, target, by, reason = (str(event.data[name]) for name in ("verb", "target", "by", "reason"))
+        verb, target, by, reason = (str(event.data.get(name, "")) for name in ("verb", "target", "by", "reason"))
         if verb in {"pause", "resume"} and not target:
             ledger.session.run("set_meta", "paused", "yes" if verb == "pause" else "no")
             return
@@ -251,13 +264,12 @@ class Running:
             name = content_id("approval", run.id, run.position)
             ledger.timer(name, ledger.now + APPROVAL, f"{run.id}|{run.position}", "approval")
         elif run.state is State.UNDOING and signal not in _FORWARD:
-            undo = RunStep("rollback", {}, approve=False, traffic=True, seconds=UNDO_SECONDS)
-            self._call(ledger, run, UNDO_STEP, undo)
+            self._call(ledger, run, UNDO_STEP)
         else:
-            self._call(ledger, run, run.position, run.steps[run.position])
+            self._call(ledger, run, run.position)
 
-    def _call(self, ledger: Ledger, run: Run, number: int, step: RunStep) -> None:
-        name, now = run.call_id(number), ledger.now
+    def _call(self, ledger: Ledger, run: Run, number: int) -> None:
+        step, name, now = run.step(number), run.call_id(number), ledger.now
         deadline = now + timedelta(seconds=step.seconds)
         priority = _PRIORITY.get(step.verb, 5)
         ledger.session.run(
@@ -276,26 +288,32 @@ class Running:
             "version": str(run.given.get("version", "")),
         }  # fmt: skip
         ledger.ended.append(run.id)
-        self._aftermath(ledger, run)
-        ledger.record((Event(run.id, "driftd:runs", "run.finished", run.model, ledger.now, data, run.chain),))
-        for pending in self._runs(ledger):
-            if pending.state is State.PENDING:
-                admission = admit(pending, self._runs(ledger), self._allowances(), ledger.now)
-                if admission.verdict is Admitted.YES:
-                    self._admit(ledger, pending)
+        for number in run.afterwards():
+            self._call(ledger, run, number)
+        # Those who waited come before those who hear of the end; of those who waited, a rollback comes first.
+        pending = [run_of(row) for row in ledger.session.rows("live_runs")]
+        for waiting in sorted(pending, key=lambda run: not run.rolls_back):
+            if waiting.state is State.PENDING:
+                self._admit_if_free(ledger, waiting)
+        ledger.follow(Event(run.id, "driftd:runs", "run.finished", run.model, ledger.now, data, run.chain))
 
-    def _aftermath(self, ledger: Ledger, run: Run) -> None:
-        """The steps after a bad end (or after a rollback that the rule asked for): they change nothing of the run."""
-        own = run.position < len(run.steps) and run.steps[run.position].verb == "rollback"
-        steps = run.on_failure
-        if run.state in GOOD_ENDS:
-            return
-        if own and run.state is State.ROLLED_BACK:
-            steps = run.steps[run.position + 1 :]
-        if not run.ended:
-            ledger.session.run("put_run", *run_row(replace(run, state=State.SUCCEEDED, steps=(), targets=())))
-        for offset, step in enumerate(steps):
-            self._call(ledger, run, AFTER_STEP + offset, step)
+    def _admit_if_free(self, ledger: Ledger, run: Run) -> bool:
+        admission = admit(run, self._runs(ledger), self._allowances(), ledger.now)
+        if admission.verdict is Admitted.YES:
+            self._admit(ledger, run)
+        return admission.verdict is Admitted.YES
+
+    def _look_later(self, ledger: Ledger, run: Run) -> None:
+        due = ledger.now + QUEUE_LOOK
+        ledger.timer(content_id("queue", run.id, due), due, f"{run.id}|0", "queue")
+
+    def _notice(self, ledger: Ledger, rule: Rule, decision: Decision, recorded: Recorded, run: Run) -> None:
+        """`on_unknown: notify`: a run without steps, whose `on_failure` tells."""
+        told = run.moved(Signal.LAST_DONE, ledger.now, decision.why)
+        ledger.session.run("put_run", *run_row(told))
+        self._audit_firing(ledger, rule, decision, recorded, told, "notice")
+        for offset in range(len(told.on_failure)):
+            self._call(ledger, told, AFTER_STEP + offset)
 
     def _quarantine(self, ledger: Ledger, run: Run, outcome: Failed) -> None:
         facts = {**run.given, **outcome.barred}
@@ -318,12 +336,9 @@ class Running:
         return run_of(rows[0]) if rows else None
 
     def _runs(self, ledger: Ledger) -> tuple[Run, ...]:
-        """All live runs, and those that began as long ago as any allowance looks back."""
+        """All live runs, and those that ended no longer ago than any allowance looks back."""
         back = max(DAY, self.config.breaker.reset)
-        recent = [run_of(row) for row in ledger.session.rows("runs_since", micros(ledger.now - back))]
-        known = {run.id for run in recent}
-        live = [run_of(row) for row in ledger.session.rows("live_runs")]
-        return tuple(sorted([*recent, *(run for run in live if run.id not in known)], key=lambda run: run.created))
+        return tuple(run_of(row) for row in ledger.session.rows("runs_since", micros(ledger.now - back)))
 
     def _allowances(self) -> Allowances:
         verbs = {
@@ -339,10 +354,11 @@ class Running:
             [condition.text, clause.truth, clause.reason]
             for condition, clause in zip(rule.when, decision.clauses, strict=False)
         ]
+        commit = ledger.rules.commit if ledger.rules else ""
         ledger.audit(
             "firing", run.id,
             {
-                "rule": rule.name, "revision": rule.revision, "commit": ledger.rules.commit, "text": rule.text,
+                "rule": rule.name, "revision": rule.revision, "commit": commit, "text": rule.text,
                 "key": decision.key, "why": decision.why, "clauses": values, "event": recorded.seq,
                 "trigger": {"source": run.trigger.source, "id": run.trigger.id, "type": run.trigger.type,
                             "data": dict(run.trigger.data)},

@@ -7,16 +7,20 @@ after COMMIT.
 When the database is locked or its disk is full the writer keeps what it holds and tries again until it works; the queue
 fills up, `submit` no longer takes anything, and the sources stop reading. When a group fails for any other reason it is
 tried again one by one, so that one bad batch costs that batch only.
+
+Due times and calls wait until rules are in force (`load`): a timer that came due while driftd was down is decided by the
+rules that asked for it, not by none.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,10 @@ from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
 from daemon.core.events import Event
 from daemon.core.memory import Memory
 from daemon.core.rules import RuleSet
-from daemon.core.runs import AFTER_STEP, UNDO_STEP, RunStep
 from daemon.intake import Batch, FileMark, Receipt
 from daemon.ledger import Ledger, Standing, standing_of
 from daemon.points import OnPoint, Point, no_point
-from daemon.running import UNDO_SECONDS, Running
+from daemon.running import Running
 from daemon.store.base import Session, Store
 from daemon.store.rows import StoredCall, call_for, call_of, micros, moment, run_of
 
@@ -45,6 +48,8 @@ QUEUE_BATCHES = 256
 """Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
 """Most due times turned into events in one transaction."""
+CALLS = 256
+"""Most due calls looked at in one transaction."""
 
 
 OnBegun = Callable[[str, Event], None]
@@ -57,6 +62,7 @@ class Claimed:
 
     call: Call
     stored: StoredCall
+    """As claimed, with the lease under which it was handed out."""
     epoch: int
 
 
@@ -72,12 +78,14 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
-    """What the writer leads with; replaced as a whole on reload."""
+class _Committed:
+    """What a transaction has left to do once it is durable."""
 
-    rules: RuleSet
-    files: Mapping[str, str]
-    """The rule files as read, by name: stored with the revision."""
+    ledger: Ledger
+    results: list[Any]
+    claimed: list[Claimed]
+    timers_due: datetime | None
+    calls_due: datetime | None
 
 
 class Writer:
@@ -103,15 +111,17 @@ class Writer:
         self._urgent: deque[_Item] = deque()
         self._queue: deque[_Item] = deque()
         self._stopping = False
+        self._ended = False
         self._failure: BaseException | None = None
-        self._slots = 0
-        self._at_work: set[str] = set()
+        self._workers = 0
+        self._at_work: dict[tuple[str, datetime], str] = {}
+        """(call, lease) -> run, of every call that a worker has."""
         self._hand_out: Callable[[list[Claimed]], None] = lambda _claimed: None
         self._epoch = store.lead()
         self._memory: dict[tuple[str, str], Memory]
         with store.read() as session:
             self._standing, self._memory = standing_of(session)
-        self._lead = Lead(RuleSet(()), {})
+        self._rules: RuleSet | None = None
         self._calls_due: datetime | None = moment(0)
         self._timers_due: datetime | None = moment(0)
         self._thread = threading.Thread(target=self._loop, name="writer", daemon=True)
@@ -130,8 +140,8 @@ class Writer:
 
     @property
     def rules(self) -> RuleSet:
-        """The rules in force."""
-        return self._lead.rules
+        """The rules in force; none before the first load."""
+        return self._rules or RuleSet(())
 
     @property
     def failure(self) -> BaseException | None:
@@ -165,19 +175,21 @@ class Writer:
             ledger.session.run(
                 "add_ruleset", rules.revision, micros(now), rules.commit, orjson.dumps(dict(files)).decode()
             )
+            data = {
+                "revision": rules.revision, "commit": rules.commit, "rules": len(rules.rules),
+                "started": ledger.rules is None,
+            }  # fmt: skip
             ledger.rules = rules
-            self._lead = Lead(rules, files)
-            data = {"revision": rules.revision, "commit": rules.commit, "rules": len(rules.rules)}
             name = f"{rules.revision}@{self._epoch}.{micros(now)}"
             ledger.record((Event(name, "driftd:rules", "rules.loaded", "", now, data),))
 
         self._put(_Item(put, 1, forever=True), urgent=True).result(60)
 
     def serve(self, slots: int, hand_out: Callable[[list[Claimed]], None]) -> None:
-        """A dispatcher with `slots` free workers takes calls from now on."""
+        """A dispatcher with `slots` workers takes calls from now on; 0: nobody does."""
         with self._condition:
             self._hand_out = hand_out
-            self._slots = slots
+            self._workers = slots
             self._condition.notify_all()
 
     # -- for dispatcher workers
@@ -189,13 +201,12 @@ class Writer:
         def put(ledger: Ledger) -> bool:
             return running.settle(ledger, claimed.stored, outcome, epoch)
 
-        future = self._put(_Item(put, 1, forever=True), urgent=claimed.stored.priority == 0)
         try:
+            future = self._put(_Item(put, 1, forever=True), urgent=claimed.stored.priority == 0)
             return bool(future.result())
         finally:
             with self._condition:
-                self._slots += 1
-                self._at_work.discard(claimed.stored.run)
+                self._at_work.pop((claimed.stored.id, claimed.stored.lease), None)
                 self._calls_due = moment(0)
                 self._condition.notify_all()
 
@@ -203,12 +214,13 @@ class Writer:
 
     def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
         """Store a batch and wait until it is durable; see `daemon.intake.Intake`."""
+        until = time.monotonic() + timeout
         item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + 1)
         urgent = any(event.type == "control.changed" for event in batch.events)
         future = self._put(item, urgent=urgent, timeout=timeout)
         self._on_point(Point.SUBMITTED)
         try:
-            receipt: Receipt = future.result(timeout)
+            receipt: Receipt = future.result(max(until - time.monotonic(), 0.0))
         except FutureTimeout:
             future.cancel()
             raise StoreBusy(f"not durable after {timeout:g} s; hand it in again") from None
@@ -248,7 +260,7 @@ class Writer:
                 raise StoreBusy("the writer's queue is full; hand it in again")
             if self._failure is not None:
                 raise StoreError(f"the writer has stopped: {self._failure}") from self._failure
-            if self._stopping and not item.forever:
+            if self._ended or (self._stopping and not item.forever):
                 raise StoreBusy("driftd is stopping")
             (self._urgent if urgent else self._queue).append(item)
             self._condition.notify_all()
@@ -274,34 +286,45 @@ class Writer:
             return items
 
     def _until_due(self) -> float | None:
+        if self._rules is None:
+            return None
         dues = [self._timers_due]
-        if self._slots > 0:
+        if self._workers > len(self._at_work):
             dues.append(self._calls_due)
+            # A worker that is too slow loses its call: somebody must be awake then.
+            dues.extend(lease for _, lease in self._at_work if lease > self._standing.at)
         known = [due for due in dues if due is not None]
         return (min(known) - self._clock()).total_seconds() if known else None
 
     def _loop(self) -> None:
+        done = False
         try:
             while (items := self._gather()) is not None:
                 self._group([item for item in items if item.future.set_running_or_notify_cancel()])
+            done = True
         except DaemonError as error:
             self._failure = error
             self._log.exception("writer.stopped", why=str(error))
+        finally:
             with self._condition:
+                self._ended = True
+                if not done and self._failure is None:
+                    self._failure = StoreError("the writer broke; its log says where")
                 waiting = [*self._urgent, *self._queue]
                 self._condition.notify_all()
             for item in waiting:
-                item.future.set_exception(StoreError(f"the writer has stopped: {error}"))
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(StoreError(f"the writer has stopped: {self._failure}"))
 
     def _group(self, items: list[_Item]) -> None:
         """One transaction for all; one each when that fails."""
         try:
-            self._transact(items)
+            committed = self._transact(items)
         except Deposed as error:
             for item in items:
                 item.future.set_exception(error)
             raise
-        except Exception as error:  # noqa: BLE001 - one bad batch costs that batch only
+        except Exception as error:
             if not items:
                 raise StoreError(f"due times cannot be handled: {error}") from error
             if len(items) == 1:
@@ -309,17 +332,19 @@ class Writer:
                 return
             for item in items:
                 self._group([item])
+        else:
+            self._conclude(committed, items)
 
     def _refuse(self, item: _Item, error: Exception) -> None:
         if not isinstance(error, DaemonError):
             self._log.exception("writer.batch_failed", why=str(error))
         item.future.set_exception(error)
 
-    def _transact(self, items: list[_Item]) -> None:
+    def _transact(self, items: list[_Item]) -> _Committed:
         pause = 0.05
         while True:
             try:
-                self._once(items)
+                return self._once(items)
             except StoreBusy as error:
                 self._log.warning("writer.waiting", why=str(error))
                 with self._condition:
@@ -327,68 +352,69 @@ class Writer:
                         raise
                     self._condition.wait(pause)
                 pause = min(pause * 2, 2.0)
-            else:
-                return
 
-    def _once(self, items: list[_Item]) -> None:
-        lead = self._lead
-        try:
-            with self._store.transaction(self._epoch) as session:
-                ledger = Ledger(session, self._standing, lead.rules, self._clock())
-                ledger.begin, ledger.handle = self._running.begin, self._running.handle
-                results = [item.work(ledger) for item in items]
-                while ledger.due_timers(TIMERS) == TIMERS:
-                    pass
+    def _once(self, items: list[_Item]) -> _Committed:
+        with self._store.transaction(self._epoch) as session:
+            ledger = Ledger(session, self._standing, self._rules, self._clock())
+            ledger.begin, ledger.handle = self._running.begin, self._running.handle
+            results = [item.work(ledger) for item in items]
+            claimed: list[Claimed] = []
+            if ledger.rules is not None:
+                ledger.due_timers(TIMERS)
                 claimed = self._claim(session, ledger.now)
-                ledger.flush()
-                self._look_ahead(session)
-                self._on_point(Point.BEFORE_COMMIT)
-        except BaseException:
-            self._lead = lead
-            raise
+            ledger.flush()
+            timer, call = session.rows("next_timer")[0][0], session.rows("next_call")[0][0]
+            self._on_point(Point.BEFORE_COMMIT)
+        return _Committed(
+            ledger,
+            results,
+            claimed,
+            timers_due=None if timer is None else moment(timer),
+            calls_due=None if call is None else moment(call),
+        )
+
+    def _conclude(self, committed: _Committed, items: list[_Item]) -> None:
+        """It is durable: memory moves, and those who wait are told. Nothing here is ever tried again."""
+        ledger, claimed = committed.ledger, committed.claimed
         self._standing = ledger.standing(self._memory)
+        self._rules = ledger.rules
         self._on_point(Point.AFTER_COMMIT)
+        with self._condition:
+            self._at_work.update({(one.stored.id, one.stored.lease): one.stored.run for one in claimed})
+            self._timers_due, self._calls_due = committed.timers_due, committed.calls_due
+            if self._at_work and self._calls_due is not None:
+                # A due call may belong to a run that is at work; its worker wakes us when it is done.
+                self._calls_due = max(self._calls_due, self._clock() + timedelta(milliseconds=50))
         for run, trigger in ledger.begun:
             self._on_begun(run, trigger)
         if ledger.ended:
             self._export(ledger.ended)
-        for item, result in zip(items, results, strict=True):
+        for item, result in zip(items, committed.results, strict=True):
             item.future.set_result(result)
         self._on_point(Point.RECEIPTED)
         if claimed:
-            with self._condition:
-                self._slots -= len(claimed)
-                self._at_work.update(one.stored.run for one in claimed)
             self._hand_out(claimed)
 
     def _claim(self, session: Session, now: datetime) -> list[Claimed]:
         """Hand due calls to free workers; of one run only one call at a time is at work."""
-        if self._slots <= 0:
+        with self._condition:
+            free = self._workers - len(self._at_work)
+            busy = {run for (_, lease), run in self._at_work.items() if lease > now}
+        if free <= 0:
             return []
         session.run("expired_leases", micros(now), micros(now))
         claimed: list[Claimed] = []
-        busy = set(self._at_work)
-        for row in session.rows("calls_due", micros(now), self._slots + len(busy)):
-            stored = call_of(row)
-            if stored.run in busy or len(claimed) == self._slots:
+        lease = now + LEASE
+        for row in session.rows("calls_due", micros(now), orjson.dumps(sorted(busy)).decode(), CALLS):
+            due = call_of(row)
+            if due.run in busy or len(claimed) == free:
                 continue
-            session.run("claim_call", self._epoch, micros(now + LEASE), stored.id)
+            session.run("claim_call", self._epoch, micros(lease), due.id)
+            stored = replace(due, status="claimed", epoch=self._epoch, lease=lease)
             run = run_of(session.rows("run", stored.run)[0])
             busy.add(stored.run)
-            claimed.append(
-                Claimed(call_for(stored, run, _step(run.steps, run.on_failure, stored)), stored, self._epoch)
-            )
+            claimed.append(Claimed(call_for(stored, run, run.step(stored.step)), stored, self._epoch))
         return claimed
-
-    def _look_ahead(self, session: Session) -> None:
-        """When the thread must wake by itself."""
-        timer = session.rows("next_timer")[0][0]
-        call = session.rows("next_call")[0][0]
-        self._timers_due = None if timer is None else moment(timer)
-        self._calls_due = None if call is None else moment(call)
-        if self._at_work and self._calls_due is not None:
-            # A due call may belong to a run that is at work; its worker wakes us when it is done.
-            self._calls_due = max(self._calls_due, self._clock() + timedelta(milliseconds=50))
 
     def _export(self, runs: list[str]) -> None:
         """Note the chain's head outside the database: a cut tail no longer reaches it."""
@@ -402,16 +428,3 @@ class Writer:
         except OSError as error:
             self._log.warning("audit.head_not_exported", why=str(error), seq=standing.audit, hash=standing.head)
         self._on_point(Point.HEAD_EXPORTED)
-
-
-def _step(steps: tuple[RunStep, ...], after: tuple[RunStep, ...], stored: StoredCall) -> RunStep:
-    """The step that a call is for: one of the rule's, the undo, or one of those after the end."""
-    if stored.step == UNDO_STEP:
-        return RunStep("rollback", {}, approve=False, traffic=True, seconds=UNDO_SECONDS)
-    if stored.step < AFTER_STEP:
-        return steps[stored.step]
-    number = stored.step - AFTER_STEP
-    verbs = [*after, *steps]
-    if number < len(after) and after[number].verb == stored.verb:
-        return after[number]
-    return next(step for step in verbs if step.verb == stored.verb)

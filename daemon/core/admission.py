@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from daemon.core.durations import write_duration
-from daemon.core.runs import Run, State
+from daemon.core.runs import ENDED, GOOD_ENDS, Run, Signal, State
 
 DAY = timedelta(days=1)
 
-_FAILURES = frozenset({State.FAILED, State.EXPIRED, State.ROLLED_BACK, State.STUCK})
-"""Ends that count against the target; a person's no, a cancellation and not knowing do not."""
+_FAILURES = frozenset({Signal.FAILED.value, Signal.EXPIRED.value})
+"""Signals that count against the target when they break a run off; a person's no or silence, a cancellation and not
+knowing do not, nor does a rollback that worked as the rule asked."""
+_AT_WORK = frozenset({State.RUNNING.value, State.SERVING.value})
 
 
 class Admitted(Enum):
@@ -59,11 +61,11 @@ class Allowances:
 
 
 def admit(run: Run, runs: tuple[Run, ...], allowances: Allowances, now: datetime) -> Admission:
-    """May `run` start at `now`, given all live runs and those of the last day, oldest first?"""
+    """May `run` start at `now`, given all live runs and those that ended lately, in the order in which they began?"""
     others = tuple(other for other in runs if other.id != run.id)
     holders = tuple(other.id for other in others if _holds(other) and set(other.targets) & set(run.targets))
-    if run.steps and run.steps[0].verb == "rollback":
-        return Admission(Admitted.BUSY if holders else Admitted.YES, "it takes the target over", holders)
+    if run.rolls_back:
+        return Admission(Admitted.BUSY, _busy(run, holders), holders) if holders else Admission(Admitted.YES)
     spent = _spent(run, others, allowances, now)
     if spent:
         return Admission(Admitted.BUDGET, spent)
@@ -71,8 +73,20 @@ def admit(run: Run, runs: tuple[Run, ...], allowances: Allowances, now: datetime
     if opened:
         return Admission(Admitted.BREAKER, opened)
     if holders:
-        return Admission(Admitted.BUSY, f"run {holders[0][:8]} is at work on {', '.join(run.targets)}", holders)
+        return Admission(Admitted.BUSY, _busy(run, holders), holders)
     return Admission(Admitted.YES)
+
+
+def takes_over(run: Run, holders: tuple[Run, ...], *, replace: bool) -> bool:
+    """Whether a run whose target is busy makes the holders go: a rollback does, and one whose rule says `replace`.
+
+    Neither ends a rollback that the rules asked for: that one is about to do what is needed.
+    """
+    return (run.rolls_back or replace) and not any(holder.rolls_back for holder in holders)
+
+
+def _busy(run: Run, holders: tuple[str, ...]) -> str:
+    return f"run {holders[0][:8]} is at work on {', '.join(run.targets)}"
 
 
 def _holds(run: Run) -> bool:
@@ -103,7 +117,19 @@ def _spent(run: Run, others: tuple[Run, ...], allowances: Allowances, now: datet
 
 
 def _began(run: Run) -> bool:
-    return len(run.moves) > 0
+    return bool(run.moves) and State(run.moves[0].state) not in ENDED
+
+
+def _failed(run: Run) -> bool:
+    """Whether its end counts against its targets: a step failed or took too long, or it is stuck."""
+    if run.state is State.STUCK:
+        return True
+    before = State.PENDING.value
+    for move in run.moves:
+        if move.signal in _FAILURES and before in _AT_WORK:
+            return True
+        before = move.state
+    return False
 
 
 def _opened(run: Run, others: tuple[Run, ...], allowances: Allowances, now: datetime) -> str:
@@ -114,9 +140,9 @@ def _opened(run: Run, others: tuple[Run, ...], allowances: Allowances, now: date
         for other in others:
             if target not in other.targets or not other.ended:
                 continue
-            if other.state in _FAILURES:
+            if _failed(other):
                 failures, last, stuck = failures + 1, other.moves[-1].at, other.state is State.STUCK
-            elif other.state in {State.SUCCEEDED, State.PROMOTED}:
+            elif other.state in GOOD_ENDS:
                 failures, last, stuck = 0, None, False
         if last is None or now - last >= allowances.reset:
             continue

@@ -9,7 +9,10 @@ import orjson
 
 
 def canonical(value: Any) -> bytes:
-    """`value` as JSON with sorted keys, no spaces, UTC times with microseconds; equal values give equal bytes."""
+    """`value` as JSON with sorted keys and no spaces; times must be UTC. Raises TypeError when it is no JSON value.
+
+    NaN and infinities become null. Values that read back alike give the same bytes.
+    """
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
 
 

@@ -12,7 +12,7 @@ UNKNOWN       not knowing is not "no": memory is left as it is, for `stale_after
 CLEARED       the open episode has ended
 NOT_MET       the condition does not hold
 HELD          it holds, but not yet long enough, in enough windows, or often enough
-EPISODE       it holds and has fired in this episode
+EPISODE       it holds and has fired in this episode (of something that lasts: `Rule.lasting`)
 COOLDOWN, LIMIT, PAUSED   it would fire, and may not now; it stays armed
 OBSERVED      it fired, and only says so (`mode: observe`)
 FIRED         it fired, and a run is asked for
@@ -22,13 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
 from daemon.core import memory as remembering
 from daemon.core.canonical import content_id
 from daemon.core.durations import write_duration
+from daemon.core.errors import BadInput
 from daemon.core.events import Event, Recorded, utc
 from daemon.core.expressions import Activation, Template, Truth, activation
 from daemon.core.memory import Condition, Memory, Window
@@ -36,6 +37,15 @@ from daemon.core.rules import Mode, OnUnknown, Rule, RuleSet, Step
 
 LONGEST_CHAIN = 8
 """Runs that may cause one another in a row; beyond it the firing is suppressed as a loop."""
+
+ASK_AGAIN = timedelta(minutes=5)
+"""A rule that waits for a time, and may not fire when it has come (paused, target busy), is asked again at the next
+multiple of this."""
+
+CATCH_UP = timedelta(minutes=1)
+"""After a start silence proves nothing for so long: the sources still bring what came while nobody listened."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 OWN_ALLOWED = frozenset({"run.finished"})
 """Event types that only ever come from our own runs: listening to them is asking for one's own events."""
@@ -94,9 +104,11 @@ class Decision:
     verdict: Verdict
     why: str
     clauses: tuple[Clause, ...]
-    firing: Firing | None
-    episode_before: datetime | None
-    """Handed to `Memory.refused` when nothing could be started."""
+    firing: Firing | None = None
+    otherwise: Memory | None = None
+    """Of a firing: the memory when nothing could be started (the target is busy, a budget spent); it stays armed."""
+    again: Due | None = None
+    """Of a firing: when to ask again in that case, for a rule that waits for a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,7 @@ class Due:
     rule: str
     key: str
     why: str
-    """`for`, `absent`, `stale` or `cooldown`."""
+    """`for`, `absent`, `cooldown` or `again`."""
 
     @property
     def id(self) -> str:
@@ -120,6 +132,8 @@ class World:
     """What all rules share."""
 
     paused: bool = False
+    started: datetime | None = None
+    """When the daemon started, by its `rules.loaded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +162,14 @@ class _Told:
     truth: Truth
     clauses: tuple[Clause, ...]
     reason: str
-    cleared: Truth
-    """The rule's `clear`; UNKNOWN when it has none."""
     values: Activation
-    paused: bool
+    world: World
 
 
 def decide(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: World) -> Decided:
     """Ask every rule that the event concerns."""
     event, now = recorded.event, recorded.at
-    if event.type == "control.changed":
-        world = _controlled(world, event)
+    world = world_after(world, recorded)
     if event.type == "rules.loaded":
         return _armed(rules, remembered, now, world)
     if event.type == "timer.due":
@@ -176,9 +187,11 @@ def decide(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
         told = _asked(rule, key, recorded, values, world)
         decision, after, wishes = _one(told, memory)
         decisions.append(decision)
-        if after != memory:
+        if after is not memory and after != memory:
             changed[rule.name, key] = after
         dues.extend(wishes)
+        if rule.absent is not None and after.condition.seen == now:
+            changed.update(_heard(rule, key, remembered))
     return Decided(tuple(decisions), changed, tuple(dues), world)
 
 
@@ -195,11 +208,15 @@ def key_of(rule: Rule, event: Event) -> str:
     return "|".join(parts)
 
 
-def _controlled(world: World, event: Event) -> World:
-    verb, target = event.data.get("verb"), event.data.get("target")
-    if target or verb not in {"pause", "resume"}:
+def world_after(world: World, recorded: Recorded) -> World:
+    """What all rules share, after an event: an operator paused or resumed, the daemon started."""
+    event = recorded.event
+    if event.type == "rules.loaded":
+        return replace(world, started=recorded.at) if event.data.get("started") is True else world
+    if event.type != "control.changed":
         return world
-    return replace(world, paused=verb == "pause")
+    verb, target = event.data.get("verb"), event.data.get("target")
+    return world if target or verb not in {"pause", "resume"} else replace(world, paused=verb == "pause")
 
 
 def _asked(rule: Rule, key: str, recorded: Recorded, values: Activation, world: World) -> _Told:
@@ -212,33 +229,29 @@ def _asked(rule: Rule, key: str, recorded: Recorded, values: Activation, world: 
             truth, reason = Truth.FALSE, ""
         elif result.truth is Truth.UNKNOWN and truth is Truth.TRUE:
             truth, reason = Truth.UNKNOWN, result.reason
-    cleared = rule.clear.evaluate(values).truth if rule.clear else Truth.UNKNOWN
-    return _Told(
-        rule, key, recorded.event, recorded.at, truth, tuple(clauses), reason, cleared, values, world.paused
-    )  # fmt: skip
+    return _Told(rule, key, recorded.event, recorded.at, truth, tuple(clauses), reason, values, world)
 
 
 def _one(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]]:
     """One rung of the ladder after the other."""
-    rule, event = told.rule, told.event
-    if event.chain and not rule.include_own and event.type not in OWN_ALLOWED and event.subject == rule.model:
-        return _decision(told, Verdict.OWN, "a run on this model caused the event"), memory, ()
-    if len(event.chain) > LONGEST_CHAIN:
-        return _decision(told, Verdict.LOOP, f"{len(event.chain)} runs caused one another in a row"), memory, ()
-    window = _window(event)
-    if window is not None and memory.condition.windows and window.last <= memory.condition.windows[-1].last:
-        return _decision(told, Verdict.REPEATED, f"window up to row {window.last} was counted before"), memory, ()
+    rule, window = told.rule, _window(told.event)
+    ignored = _ignored(told, window, memory.condition)
+    if ignored is not None:
+        return ignored, memory, ()
     if told.truth is Truth.UNKNOWN and rule.on_unknown is not OnUnknown.ACT:
         return _unknown(told, memory)
     holds = told.truth is not Truth.FALSE
-    condition = replace(memory.condition, unknown_since=None, unknown_told=False)
+    condition = memory.condition
+    if condition.unknown_since is not None:
+        condition = replace(condition, unknown_since=None, unknown_told=False)
     if rule.absent is not None:
         return _seen(told, replace(memory, condition=condition), holds)
     cleared = condition.episode is not None and _ends_episode(told, holds)
     if cleared:
         condition = remembering.rearmed(condition)
     condition = _counted(told, condition, window, holds)
-    memory = replace(memory, condition=condition)
+    if condition is not memory.condition:
+        memory = Memory(memory.semantics, condition, memory.fired)
     if cleared and not holds:
         return _decision(told, Verdict.CLEARED, "the episode has ended"), memory, ()
     if not holds and not (rule.hold and rule.hold.windows) and not rule.count:
@@ -252,29 +265,44 @@ def _one(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]
     return _fire(told, memory, why)
 
 
+def _ignored(told: _Told, window: Window | None, condition: Condition) -> Decision | None:
+    """The rungs on which an event does not count at all."""
+    rule, event = told.rule, told.event
+    if event.chain and not rule.include_own and event.type not in OWN_ALLOWED and event.subject == rule.model:
+        return _decision(told, Verdict.OWN, "a run on this model caused the event")
+    if len(event.chain) > LONGEST_CHAIN:
+        return _decision(told, Verdict.LOOP, f"{len(event.chain)} runs caused one another in a row")
+    if window is not None and condition.windows and window.last <= condition.windows[-1].last:
+        return _decision(told, Verdict.REPEATED, f"window up to row {window.last} was counted before")
+    return None
+
+
 def _unknown(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, ...]]:
     rule, now = told.rule, told.now
-    condition = memory.condition
+    condition, why = memory.condition, told.reason
     since = condition.unknown_since or now
-    if now - since >= rule.stale_after:
-        stale = replace(remembering.rearmed(condition), unknown_since=since, unknown_told=condition.unknown_told)
-        why = f"unknown for {write_duration(now - since)}: what was known before is stale ({told.reason})"
-        return _decision(told, Verdict.UNKNOWN, why), replace(memory, condition=stale), ()
-    notify = rule.on_unknown is OnUnknown.NOTIFY and not condition.unknown_told and not told.paused
-    after = replace(
-        memory,
-        condition=replace(condition, unknown_since=since, unknown_told=condition.unknown_told or notify),
+    notify = (
+        rule.on_unknown is OnUnknown.NOTIFY
+        and not condition.unknown_told
+        and not told.world.paused
+        and rule.mode is not Mode.OBSERVE
     )
     firing = None
     if notify and rule.on_failure:
         firing = Firing((), _resolved(rule.on_failure, told.values, condition.since_start), told.event, notice=True)
-    return replace(_decision(told, Verdict.UNKNOWN, told.reason), firing=firing), after, ()
+    if now - since >= rule.stale_after:
+        why = f"unknown for {write_duration(now - since)}: what was known before is stale ({told.reason})"
+        known = remembering.rearmed(condition)
+    else:
+        known = condition
+    after = replace(known, unknown_since=since, unknown_told=condition.unknown_told or notify)
+    return _decision(told, Verdict.UNKNOWN, why, firing), Memory(memory.semantics, after, memory.fired), ()
 
 
 def _ends_episode(told: _Told, holds: bool) -> bool:
     if told.rule.clear is None:
         return not holds
-    return told.cleared is Truth.TRUE
+    return told.rule.clear.evaluate(told.values).truth is Truth.TRUE
 
 
 def _counted(told: _Told, condition: Condition, window: Window | None, holds: bool) -> Condition:
@@ -283,23 +311,25 @@ def _counted(told: _Told, condition: Condition, window: Window | None, holds: bo
     if window is not None:
         condition = remembering.with_window(condition, replace(window, held=holds), rule.hold)
     if rule.count is not None:
-        counted = remembering.with_hit if holds else None
-        condition = (
-            counted(condition, now, rule.count) if counted else remembering.without_old_hits(condition, now, rule.count)
-        )
-    if not holds:
-        keeps_streak = rule.hold is not None and rule.hold.windows is not None
-        streak = _streak_start(condition) if keeps_streak else ""
-        return replace(condition, since=None, since_start=streak, latest=None)
-    start = window.start if window else told.event.time.isoformat()
-    first = condition.since is None
+        counted = remembering.with_hit if holds else remembering.without_old_hits
+        condition = counted(condition, now, rule.count)
     in_windows = rule.hold is not None and rule.hold.windows is not None
-    return replace(
-        condition,
-        since=now if first else condition.since,
-        since_start=_streak_start(condition) if in_windows else (start if first else condition.since_start),
-        latest=_kept(told.event) if rule.hold and rule.hold.duration else None,
-    )
+    timed = rule.hold is not None and rule.hold.duration is not None
+    if not holds:
+        start = _streak_start(condition) if in_windows else ""
+        if condition.since is None and condition.since_start == start:
+            return condition
+        return replace(condition, since=None, since_start=start, latest=None)
+    first = condition.since is None
+    if not first and not in_windows and not timed:
+        return condition
+    start = condition.since_start
+    if in_windows:
+        start = _streak_start(condition)
+    elif first:
+        start = window.start if window else told.event.time.isoformat()
+    since = now if first else condition.since
+    return replace(condition, since=since, since_start=start, latest=_kept(told.event) if timed else None)
 
 
 def _streak_start(condition: Condition) -> str:
@@ -333,12 +363,13 @@ def _fire(told: _Told, memory: Memory, why: str) -> tuple[Decision, Memory, tupl
     """The condition is met; whether the rule may fire now."""
     rule, now = told.rule, told.now
     before = memory.condition.episode
+    timed = bool(rule.hold and rule.hold.duration) or rule.absent is not None
+    again = Due(_later(now), rule.name, told.key, "again") if timed else None
     if before is not None:
         if rule.repeat is None:
             return _decision(told, Verdict.EPISODE, "it has fired in this episode"), memory, ()
         if now - before < rule.repeat:
             return _decision(told, Verdict.EPISODE, f"it repeats after {write_duration(rule.repeat)}"), memory, ()
-    timed = bool(rule.hold and rule.hold.duration) or rule.absent is not None
     cooled = remembering.cooled_at(memory, rule.cooldown)
     if cooled is not None and now < cooled:
         dues = (Due(cooled, rule.name, told.key, "cooldown"),) if timed else ()
@@ -347,16 +378,21 @@ def _fire(told: _Told, memory: Memory, why: str) -> tuple[Decision, Memory, tupl
     if limited is not None:
         dues = (Due(limited, rule.name, told.key, "cooldown"),) if timed else ()
         return _decision(told, Verdict.LIMIT, f"its limit is used up until {limited.isoformat()}"), memory, dues
-    if told.paused and rule.mode is not Mode.OBSERVE:
-        return _decision(told, Verdict.PAUSED, "driftd is paused"), memory, ()
+    if told.world.paused and rule.mode is not Mode.OBSERVE:
+        return _decision(told, Verdict.PAUSED, "driftd is paused"), memory, (again,) if again else ()
     steps, missing = _inputs(rule.steps, told.values, memory.condition.since_start)
     if missing:
         return _decision(told, Verdict.UNKNOWN, missing), memory, ()
-    after = memory.with_firing(now, rule.limit)
+    after = memory.with_firing(now, rule.limit, lasting=rule.lasting)
     if rule.mode is Mode.OBSERVE:
-        return replace(_decision(told, Verdict.OBSERVED, why), episode_before=before), after, ()
+        return _decision(told, Verdict.OBSERVED, why), after, ()
     firing = Firing(steps, _resolved(rule.on_failure, told.values, memory.condition.since_start), told.event)
-    return replace(_decision(told, Verdict.FIRED, why), firing=firing, episode_before=before), after, ()
+    return _decision(told, Verdict.FIRED, why, firing, memory, again), after, ()
+
+
+def _later(now: datetime) -> datetime:
+    """The next of the times at which rules are asked again: the same for all events until then, so one due time serves."""
+    return now + ASK_AGAIN - (now - _EPOCH) % ASK_AGAIN
 
 
 def _seen(told: _Told, memory: Memory, holds: bool) -> tuple[Decision, Memory, tuple[Due, ...]]:
@@ -364,11 +400,23 @@ def _seen(told: _Told, memory: Memory, holds: bool) -> tuple[Decision, Memory, t
     rule, now = told.rule, told.now
     if not holds or rule.absent is None:
         return _decision(told, Verdict.NOT_MET, "the event does not count"), memory, ()
-    ended = memory.condition.episode is not None
-    after = replace(memory, condition=Condition(seen=now, latest=_kept(told.event)))
-    wish = Due(now + rule.absent, rule.name, told.key, "absent")
-    verdict = Verdict.CLEARED if ended else Verdict.NOT_MET
-    return _decision(told, verdict, "it came"), after, (wish,)
+    condition = memory.condition
+    verdict = Verdict.CLEARED if condition.episode is not None else Verdict.NOT_MET
+    # The due time that is set already will see that this came, and set the next: not one due time per event.
+    waiting = condition.asked is not None and condition.asked > now
+    asked = condition.asked if waiting else now + rule.absent
+    after = replace(memory, condition=Condition(seen=now, asked=asked, latest=_kept(told.event)))
+    wishes = () if waiting else (Due(now + rule.absent, rule.name, told.key, "absent"),)
+    return _decision(told, verdict, "it came"), after, wishes
+
+
+def _heard(rule: Rule, key: str, remembered: Remembered) -> dict[tuple[str, str], Memory]:
+    """Something came under a key of its own: the wait that began with the loading of the rule is over for good."""
+    armed = _armed_key(rule)
+    memory = remembered(rule.name, armed) if armed != key else None
+    if memory is None or memory.condition.seen is None or memory.semantics != rule.semantics:
+        return {}
+    return {(rule.name, armed): Memory(memory.semantics, Condition(), memory.fired)}
 
 
 def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: World) -> Decided:
@@ -390,7 +438,7 @@ def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
         return nothing
     event = _restored(condition.latest)
     quiet = condition.unknown_since
-    told = _Told(rule, key, event, now, Truth.TRUE, (), "", Truth.UNKNOWN, activation(event), world.paused)
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
     if quiet is not None and now - quiet >= rule.stale_after:
         after = replace(stored, condition=remembering.rearmed(condition))
         return Decided(
@@ -401,14 +449,23 @@ def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
 
 
 def _silence(rule: Rule, memory: Memory, recorded: Recorded, world: World, key: str) -> Decided:
-    now, seen, absent = recorded.at, memory.condition.seen, rule.absent
-    if seen is None or absent is None or now - seen < absent:
+    """The time that an `absent` rule waits for has come; whether it was silent until now."""
+    now, condition, absent = recorded.at, memory.condition, rule.absent
+    if condition.seen is None or absent is None or (condition.asked is not None and condition.asked > now):
         return Decided((), {}, (), world)
-    event = _restored(memory.condition.latest) if memory.condition.latest else recorded.event
-    told = _Told(rule, key, event, now, Truth.TRUE, (), "", Truth.UNKNOWN, activation(event), world.paused)
-    decision, after, dues = _fire(told, memory, f"nothing came for {write_duration(now - seen)}")
-    if rule.repeat is not None and after.condition.episode is not None:
-        dues = (*dues, Due(now + rule.repeat, rule.name, key, "absent"))
+    until = condition.seen + absent
+    if world.started is not None:
+        until = max(until, world.started + CATCH_UP)
+    if now < until:
+        waiting = replace(memory, condition=replace(condition, asked=until))
+        return Decided((), {(rule.name, key): waiting}, (Due(until, rule.name, key, "absent"),), world)
+    event = _restored(condition.latest) if condition.latest else recorded.event
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
+    asked = replace(memory, condition=replace(condition, asked=None))
+    decision, after, dues = _fire(told, asked, f"nothing came for {write_duration(now - condition.seen)}")
+    episode = after.condition.episode
+    if rule.repeat is not None and episode is not None and not dues:
+        dues = (Due(episode + rule.repeat, rule.name, key, "absent"),)
     return Decided((decision,), {(rule.name, key): after}, dues, world)
 
 
@@ -419,26 +476,44 @@ def _armed(rules: RuleSet, remembered: Remembered, now: datetime, world: World) 
     for rule in rules.rules:
         if rule.absent is None:
             continue
-        key = rule.subject or rule.model
+        key = _armed_key(rule)
         memory = remembered(rule.name, key)
-        if memory is not None and memory.semantics == rule.semantics and memory.condition.seen is not None:
+        if memory is not None and memory.semantics == rule.semantics:
             continue
         fired = memory.fired if memory else ()
-        changed[rule.name, key] = Memory(rule.semantics, Condition(seen=now), fired)
-        dues.append(Due(now + rule.absent, rule.name, key, "absent"))
+        until = now + rule.absent
+        changed[rule.name, key] = Memory(rule.semantics, Condition(seen=now, asked=until), fired)
+        dues.append(Due(until, rule.name, key, "absent"))
     return Decided((), changed, tuple(dues), world)
+
+
+def _armed_key(rule: Rule) -> str:
+    """The memory key of an `absent` rule before anything has come."""
+    return rule.subject or rule.model
 
 
 def _window(event: Event) -> Window | None:
     window = event.data.get("window")
     if not isinstance(window, Mapping):
         return None
-    return Window(int(window["last"]), held=False, start=str(window["start"]))
+    last, start = window.get("last"), window.get("start")
+    if not isinstance(last, int) or not isinstance(start, str):
+        raise BadInput(f"{event.type} from {event.source}: its window does not say where it starts and ends")
+    return Window(last, held=False, start=start)
 
 
-def _decision(told: _Told, verdict: Verdict, why: str) -> Decision:
+def _decision(
+    told: _Told,
+    verdict: Verdict,
+    why: str,
+    firing: Firing | None = None,
+    otherwise: Memory | None = None,
+    again: Due | None = None,
+) -> Decision:
     rule = told.rule
-    return Decision(rule.name, rule.revision, told.key, rule.model, verdict, why, told.clauses, None, None)
+    return Decision(
+        rule.name, rule.revision, told.key, rule.model, verdict, why, told.clauses, firing, otherwise, again
+    )  # fmt: skip
 
 
 def _inputs(

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 
 
 def parse_duration(value: Any) -> timedelta:
@@ -18,7 +18,10 @@ def parse_duration(value: Any) -> timedelta:
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{value!r} is no duration; write for example 30s, 5m, 6h, 1d or 1h30m")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        return sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta())
+    except OverflowError:
+        raise ValueError(f"{value!r} is longer than a duration can be") from None
 
 
 def write_duration(value: timedelta) -> str:

@@ -17,7 +17,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from daemon.core.canonical import content_id
+import orjson
+
+from daemon.core.canonical import canonical, content_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,9 @@ class EventType:
     name: str
     doc: str
     fields: tuple[Field, ...]
+    lasting: bool = False
+    """It tells how things stand, so two in a row may tell of one thing: a rule fires once per episode. Any other type
+    tells that something happened, and each event counts by itself."""
 
 
 def _s(name: str, doc: str, required: bool = False) -> Field:
@@ -158,9 +163,17 @@ _ARM = (
     _i("units", "units first seen on this arm in this block", required=True),
     _i("failed_units", "those of them with at least one failed request", required=True),
     Field("latency", Kind.INTS, "those units' slowest answer, counted per bucket of LATENCY_EDGES_MS"),
-    Field("scores", Kind.INTS, "those units' first score, counted per bin of the reference's 20 quantile bins (or category)"),
+    Field(
+        "scores",
+        Kind.INTS,
+        "those units' first score, counted per bin of the reference's 20 quantile bins (or category)",
+    ),
     _i("labelled", "units whose label arrived in this block", required=True),
-    _i("wrong", "those of them that the model got wrong (regression: error over the reference's 80 % error)", required=True),
+    _i(
+        "wrong",
+        "those of them that the model got wrong (regression: error over the reference's 80 % error)",
+        required=True,
+    ),
 )
 
 CATALOGUE: Mapping[str, EventType] = MappingProxyType({
@@ -188,7 +201,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _d("reference_estimated_loss", "the same on the reference"),
             _d("estimated_loss_ratio", "estimated_loss / reference_estimated_loss"),
             _d("estimated_loss_p_value", "one-sided z-test that the estimated loss has grown"),
-        )),
+        ), lasting=True),
         EventType("performance.measured", "Labels arrived for a window of predictions.", (
             *_MEASURED,
             _s("version", "model version that predicted; empty when the log does not say"),
@@ -205,13 +218,13 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _d("loss_ratio_since_onset", "mean loss since the change began / reference_loss"),
             _t("onset", "event time at which the change began by the e-CUSUM's account"),
             _b("alarm", "evidence is over its limit and the loss since the onset is over its floor"),
-        )),
+        ), lasting=True),
         EventType("quality.measured", "A window of predictions was checked for schema, types, gaps, categories, range.", (
             *_MEASURED,
             _b("passed", "no check failed"),
             Field("failures", Kind.STRINGS, "`column: check` of each check that failed"),
             Field("columns", Kind.RECORDS, "per feature column", fields=_QUALITY_COLUMN),
-        )),
+        ), lasting=True),
         EventType("traffic.measured", "A block of served requests, per model version.", (
             _s("model", "the model as config.yaml names it", required=True),
             _s("stream", "the prediction stream", required=True),
@@ -219,7 +232,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _t("end", "event time of the last request", required=True),
             Field("arms", Kind.RECORDS, "per model version", required=True, fields=_ARM),
             _UNSET,
-        )),
+        ), lasting=True),
         EventType("model.registered", "A new version is in the registry.", (
             _s("model", "the model as config.yaml names it", required=True),
             _s("registry", "its name in the registry", required=True),
@@ -271,6 +284,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _s("revision", "hash of all its rules", required=True),
             _s("commit", "Git commit of the rules folder; empty when unknown", required=True),
             _i("rules", "number of rules", required=True),
+            _b("started", "the daemon has just started; else it was running and has loaded them anew"),
         )),
         EventType("source.stalled", "A source or stream brings nothing although it should.", (
             _s("source", "the source or stream", required=True),
@@ -294,25 +308,64 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
 LATENCY_EDGES_MS: tuple[float, ...] = tuple(round(2 ** (step / 4), 3) for step in range(-8, 61))
 """Upper edges of the latency buckets, in milliseconds: quarter octaves from 0.25 ms to 32 s; one more bucket is above."""
 
-
-def clean(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with NaN and infinities made null, and the reason noted under `unset` beside them at the top level."""
-    unset: dict[str, str] = {}
-    cleaned = {name: _finite(value, name, unset) for name, value in data.items()}
-    if unset:
-        cleaned["unset"] = {**unset, **(cleaned.get("unset") or {})}
-    return cleaned
+_DEEPEST = 100
+"""Levels of nesting that are kept."""
 
 
-def _finite(value: Any, path: str, unset: dict[str, str]) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        unset[path] = "not a finite number"
+def clean(data: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """`data` as it will be read back from the store, and the canonical JSON that is stored.
+
+    What is decided is what was stored, so a replay decides the same. Total: whatever JSON cannot hold is made null, with
+    the reason noted under `unset` at the top level.
+    """
+    try:
+        raw = canonical(data)
+    except TypeError:
+        raw = b"null"
+    if b"null" in raw:
+        unset: dict[str, str] = {}
+        cleaned = {_text(name): _json(value, _text(name), 0, unset) for name, value in data.items()}
+        given = cleaned.get("unset")
+        if unset and (given is None or isinstance(given, dict)):
+            cleaned["unset"] = {**unset, **(given or {})}
+        raw = canonical(cleaned)
+    stored: dict[str, Any] = orjson.loads(raw)
+    return stored, raw
+
+
+def _json(value: Any, path: str, depth: int, unset: dict[str, str]) -> Any:
+    """`value` as orjson can write it; what it cannot is None, and noted."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int | float):
+        if isinstance(value, int) and -(2**63) <= value < 2**63:
+            return value
+        try:
+            number = float(value)  # JSON has no integers beyond 64 bits
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            unset[path] = "not a finite number"
+            return None
+        return number
+    if depth > _DEEPEST:
+        unset[path] = "nested too deep"
         return None
     if isinstance(value, Mapping):
-        return {name: _finite(item, f"{path}.{name}", unset) for name, item in value.items()}
+        return {_text(name): _json(item, f"{path}.{_text(name)}", depth + 1, unset) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item, f"{path}[{index}]", unset) for index, item in enumerate(value)]
-    return value
+        return [_json(item, f"{path}[{index}]", depth + 1, unset) for index, item in enumerate(value)]
+    if isinstance(value, datetime):
+        return value
+    unset[path] = f"{type(value).__name__} is no JSON value"
+    return None
+
+
+def _text(value: Any) -> str:
+    """A text without lone surrogates, which UTF-8 cannot hold."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def utc(text: str) -> datetime:

@@ -47,7 +47,9 @@ class Condition:
     unknown_told: bool = False
     """`on_unknown: notify` has been served for these unknowns."""
     seen: datetime | None = None
-    """When the event that an `absent` rule waits for came last (or the rule was loaded)."""
+    """When the event that an `absent` rule waits for came last (or the rule was loaded); None: nothing is waited for."""
+    asked: datetime | None = None
+    """The due time at which an `absent` rule will look next: one at a time, however many events come."""
     latest: Mapping[str, Any] | None = None
     """The event that was true last, kept where a timer may fire the rule later."""
 
@@ -66,19 +68,27 @@ class Memory:
         """This memory for a rule of these semantics: the condition part starts over when they changed."""
         return self if semantics == self.semantics else Memory(semantics, Condition(), self.fired)
 
-    def with_firing(self, now: datetime, limit: Limit | None) -> Memory:
-        """It fired: an episode opens, and the firing is remembered as long as anything may ask for it."""
-        keep = limit.firings if limit else 1
-        return replace(self, condition=replace(self.condition, episode=now), fired=(*self.fired, now)[-max(keep, 1) :])
+    def with_firing(self, now: datetime, limit: Limit | None, *, lasting: bool) -> Memory:
+        """It fired, which is remembered as long as anything may ask for it.
 
-    def refused(self, episode: datetime | None) -> Memory:
-        """The firing started nothing (the target was busy, a budget was spent): it is armed as it was before."""
-        return replace(self, condition=replace(self.condition, episode=episode), fired=self.fired[:-1])
+        A rule about something that lasts has an open episode now; any other has used up what it counted.
+        """
+        keep = limit.firings if limit else 1
+        condition = (
+            replace(self.condition, episode=now)
+            if lasting
+            else replace(self.condition, since=None, since_start="", hits=())
+        )
+        return Memory(self.semantics, condition, (*self.fired, now)[-max(keep, 1) :])
 
 
 def rearmed(condition: Condition) -> Condition:
     """The condition memory after an episode ended or knowledge went stale: nothing held, nothing counted."""
-    return Condition(seen=condition.seen, windows=tuple(replace(w, held=False) for w in condition.windows[-1:]))
+    return Condition(
+        seen=condition.seen,
+        asked=condition.asked,
+        windows=tuple(replace(window, held=False) for window in condition.windows[-1:]),
+    )
 
 
 def with_window(condition: Condition, window: Window, hold: For | None) -> Condition:
@@ -119,7 +129,7 @@ def for_storage(memory: Memory) -> dict[str, Any]:
     """The memory as JSON values, without what is empty."""
     condition = memory.condition
     stored: dict[str, Any] = {"semantics": memory.semantics}
-    for name in ("since", "episode", "unknown_since", "seen", "latest"):
+    for name in ("since", "episode", "unknown_since", "seen", "asked", "latest"):
         value = getattr(condition, name)
         if value is not None:
             stored[name] = value
@@ -149,6 +159,7 @@ def from_storage(stored: Mapping[str, Any]) -> Memory:
             unknown_since=_time(stored.get("unknown_since")),
             unknown_told=stored.get("unknown_told", False),
             seen=_time(stored.get("seen")),
+            asked=_time(stored.get("asked")),
             latest=stored.get("latest"),
         ),
         tuple(datetime.fromisoformat(moment) for moment in stored.get("fired", ())),

@@ -14,6 +14,7 @@ from typing import Any
 
 from daemon.core.canonical import canonical, digest
 from daemon.core.durations import write_duration
+from daemon.core.events import CATALOGUE
 from daemon.core.expressions import Condition
 
 
@@ -117,7 +118,7 @@ class Rule:
     absent: timedelta | None
     """Fires when no matching event came for so long."""
     repeat: timedelta | None
-    """In an episode, fire again after so long if the condition still holds."""
+    """In an episode, fire again after so long if the condition still holds. Asked when an event (or silence) comes."""
     cooldown: timedelta
     limit: Limit | None
     on_unknown: OnUnknown
@@ -152,6 +153,17 @@ class Rule:
     def revision(self) -> str:
         """Hash of the rule as written."""
         return digest(self.text.encode())[:16]
+
+    @cached_property
+    def lasting(self) -> bool:
+        """It watches something that lasts, and fires once per episode; else each event that holds fires by itself."""
+        kind = CATALOGUE.get(self.on)
+        return (
+            bool(kind and kind.lasting)
+            or bool(self.clear or self.hold)
+            or self.absent is not None
+            or self.repeat is not None
+        )
 
 
 @dataclass(frozen=True)

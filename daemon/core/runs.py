@@ -24,14 +24,15 @@ from daemon.core.events import Event
 UNDO_STEP = 1000
 """Step number of the rollback that undoes a run."""
 AFTER_STEP = 2000
-"""Step number of the first `on_failure` step; those run after the end and change nothing of it."""
+"""Step number of the first step after the end: those of `on_failure`, then the rule's own by their index. They change
+nothing of the run."""
 
 
 class State(Enum):
     """Where a run stands."""
 
     PENDING = "pending"
-    """It waits for the lock on its target, or for budget."""
+    """It waits for the lock on its target, or for budget. One without steps (it only tells) ends at once."""
     WAITING = "waiting"
     """It waits for a person; no traffic was touched."""
     RUNNING = "running"
@@ -108,7 +109,7 @@ TABLE: Mapping[tuple[State, Signal], State] = MappingProxyType({
     (_S.PENDING, _G.ASKED): _S.WAITING,
     (_S.PENDING, _G.EXPIRED): _S.EXPIRED,
     (_S.PENDING, _G.CANCELLED): _S.CANCELLED,
-    (_S.PENDING, _G.FAILED): _S.FAILED,
+    (_S.PENDING, _G.LAST_DONE): _S.SUCCEEDED,
     (_S.WAITING, _G.APPROVED): _S.RUNNING,
     (_S.WAITING, _G.APPROVED_TRAFFIC): _S.SERVING,
     (_S.WAITING, _G.APPROVED_ROLLBACK): _S.UNDOING,
@@ -182,6 +183,10 @@ class RunStep:
     """Longest that it may take."""
 
 
+UNDO = RunStep("rollback", MappingProxyType({}), approve=False, traffic=True, seconds=900.0)
+"""The step that undoes a run that may have touched traffic; if it takes longer the run is stuck."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
     """One move of a run, for people."""
@@ -228,6 +233,29 @@ class Run:
         """It has come to an end."""
         return self.state in ENDED
 
+    @property
+    def rolls_back(self) -> bool:
+        """It was started to roll back: no budget holds it, and it takes its target over."""
+        return bool(self.steps) and self.steps[0].verb == "rollback"
+
+    def step(self, number: int) -> RunStep:
+        """The step with a number: one of the rule's, the undo, or one of those after the end."""
+        if number == UNDO_STEP:
+            return UNDO
+        return self.steps[number] if number < UNDO_STEP else (*self.on_failure, *self.steps)[number - AFTER_STEP]
+
+    def afterwards(self) -> tuple[int, ...]:
+        """The numbers of the steps to take after it has ended: none after a good end; what the rule wrote after its own
+        rollback once that has worked; else `on_failure`.
+        """
+        if self.state in GOOD_ENDS:
+            return ()
+        own = self.position < len(self.steps) and self.steps[self.position].verb == "rollback"
+        first = AFTER_STEP + len(self.on_failure)
+        if own and self.state is State.ROLLED_BACK:
+            return tuple(range(first + self.position + 1, first + len(self.steps)))
+        return tuple(range(AFTER_STEP, first))
+
     def call_id(self, step: int) -> str:
         """The id of the call of a step: fixed before the call is made, the same after any crash."""
         return content_id("call", self.id, step)
@@ -251,24 +279,12 @@ def onward(run: Run) -> Signal:
     step = run.steps[run.position]
     if step.approve and run.approved < run.position:
         return Signal.ASKED
-    kind = "rollback" if step.verb == "rollback" else "traffic" if step.traffic else "plain"
+    kind = 0 if step.verb == "rollback" else 1 if step.traffic else 2
     if run.state is State.PENDING:
-        return {
-            "rollback": Signal.ADMITTED_ROLLBACK,
-            "traffic": Signal.ADMITTED_TRAFFIC,
-            "plain": Signal.ADMITTED,
-        }[kind]
+        return (Signal.ADMITTED_ROLLBACK, Signal.ADMITTED_TRAFFIC, Signal.ADMITTED)[kind]
     if run.state in ASKING:
-        return {
-            "rollback": Signal.APPROVED_ROLLBACK,
-            "traffic": Signal.APPROVED_TRAFFIC,
-            "plain": Signal.APPROVED,
-        }[kind]
-    return {
-        "rollback": Signal.STEP_DONE_ROLLBACK,
-        "traffic": Signal.STEP_DONE_TRAFFIC,
-        "plain": Signal.STEP_DONE,
-    }[kind]
+        return (Signal.APPROVED_ROLLBACK, Signal.APPROVED_TRAFFIC, Signal.APPROVED)[kind]
+    return (Signal.STEP_DONE_ROLLBACK, Signal.STEP_DONE_TRAFFIC, Signal.STEP_DONE)[kind]
 
 
 def diagram() -> str:

@@ -38,12 +38,13 @@ class StoredEvent:
     undecidable: str
 
 
-def event_row(recorded: Recorded, undecidable: str | None = None) -> Row:
-    """For `add_event`."""
+def event_row(recorded: Recorded, key: bytes, data: bytes, undecidable: str = "") -> Row:
+    """For `add_event`; `key` is the event's dedupe key, `data` its data as canonical JSON."""
     event = recorded.event
     return (
-        recorded.seq, bytes.fromhex(event.key), micros(recorded.at), event.type, event.subject, event.source, event.id,
-        event.time.isoformat(), canonical(event.data).decode(), canonical(event.chain).decode(), undecidable,
+        recorded.seq, key, micros(recorded.at), event.type, event.subject, event.source, event.id,
+        event.time.isoformat(), data.decode(), canonical(event.chain).decode() if event.chain else "[]",
+        undecidable or None,
     )  # fmt: skip
 
 

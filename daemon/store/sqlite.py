@@ -11,6 +11,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._readers = threading.local()
+        self._idle: deque[sqlite3.Connection] = deque()
+        """Connections for reading that nobody uses now: as many as ever read at once."""
         self._open: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
         self._lock_file: int | None = None
@@ -91,18 +93,19 @@ class SqliteStore:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A view for reading, on a connection of this thread."""
-        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if connection is None:
+        """A view for reading, on a connection that nobody else uses meanwhile."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
             connection = self._connect()
             connection.execute("PRAGMA query_only = ON")
-            self._readers.connection = connection
         with _named_errors():
             connection.execute("BEGIN")
             try:
                 yield _Statements(connection)
             finally:
                 connection.execute("ROLLBACK")
+                self._idle.append(connection)
 
     def close(self) -> None:
         """Close all connections and let go of the lock."""
@@ -135,14 +138,39 @@ class SqliteStore:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file to the newest schema: each migration and its number in one transaction."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    """Bring the file to the newest schema, in one transaction: of two processes that open it at once, one does it."""
     newest = migrations()[-1][0]
-    if version > newest:
-        raise StoreError(f"the store has schema {version}, this driftd knows {newest}: it was written by a newer one")
-    for number, script in migrations():
-        if number > version:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+    if _version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)
+        if version > newest:
+            raise StoreError(f"the store has schema {version}, this driftd knows {newest}: a newer one wrote it")
+        for number, script in migrations():
+            if number > version:
+                for statement in _split(script):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _split(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 @contextmanager

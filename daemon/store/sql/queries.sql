@@ -72,10 +72,13 @@ SELECT min(due) FROM timers;
 DELETE FROM timers WHERE id = ?;
 
 -- name: add_ruleset
-INSERT INTO rulesets (revision, loaded, commit_id, files) VALUES (?, ?, ?, ?) ON CONFLICT (revision) DO NOTHING;
+INSERT INTO rulesets (revision, loaded, commit_id, files) VALUES (?, ?, ?, ?) ON CONFLICT (revision) DO UPDATE SET loaded = excluded.loaded;
 
 -- name: ruleset
 SELECT files FROM rulesets WHERE revision = ?;
+
+-- name: newest_ruleset
+SELECT files FROM rulesets ORDER BY loaded DESC LIMIT 1;
 
 -- name: put_run
 INSERT INTO runs (id, rule, model, state, live, created, ended, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -91,7 +94,7 @@ SELECT doc FROM runs WHERE id LIKE ? || '%' LIMIT 2;
 SELECT doc FROM runs WHERE live = 1 ORDER BY created, id;
 
 -- name: runs_since
-SELECT doc FROM runs WHERE created > ? ORDER BY created, id;
+SELECT doc FROM runs WHERE live = 1 OR ended > ? ORDER BY created, id;
 
 -- name: runs_newest
 SELECT doc FROM runs ORDER BY created DESC, id LIMIT ?;
@@ -118,7 +121,7 @@ WHERE run = ? ORDER BY step;
 
 -- name: calls_due
 SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
-WHERE status = 'due' AND due <= ? ORDER BY priority, due, id LIMIT ?;
+WHERE status = 'due' AND due <= ? AND run NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, due, step, id LIMIT ?;
 
 -- name: next_call
 SELECT min(due) FROM calls WHERE status = 'due';
@@ -127,7 +130,9 @@ SELECT min(due) FROM calls WHERE status = 'due';
 UPDATE calls SET status = 'claimed', epoch = ?, lease = ? WHERE id = ? AND status = 'due';
 
 -- name: settle_call
-UPDATE calls SET status = ?, due = ?, attempt = ?, state = ?, note = ? WHERE id = ? AND status = 'claimed' AND epoch = ?;
+-- Only by the claim that it was handed out under: a worker that was too slow, or of an earlier epoch, changes nothing.
+UPDATE calls SET status = ?, due = ?, attempt = ?, state = ?, note = ?
+WHERE id = ? AND status = 'claimed' AND epoch = ? AND lease = ?;
 
 -- name: drop_call
 -- A call that is not needed any more: whatever its handler answers later is refused.

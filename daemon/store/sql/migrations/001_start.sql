@@ -73,6 +73,7 @@ CREATE TABLE runs (
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX runs_live ON runs (live, created);
 CREATE INDEX runs_by_created ON runs (created);
+CREATE INDEX runs_by_end ON runs (ended);
 
 -- A lock is a row: two runs on one target cannot be.
 CREATE TABLE locks (
