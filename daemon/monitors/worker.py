@@ -3,7 +3,7 @@
 It keeps nothing of its own. What it made counts once the daemon says that it is stored; a worker that dies is replaced
 by one that goes on from the store, and the daemon cannot tell their results apart.
 
-    python -m daemon.monitors.worker     frames come on standard input and go to standard output
+    python -m daemon.monitors     frames come on standard input and go to standard output
 """
 
 from __future__ import annotations
@@ -144,7 +144,3 @@ def main() -> None:
     worker = Worker(frames, Times(lambda: time.time_ns() // 1000, time.monotonic))
     threading.Thread(target=worker.listen, args=(sys.stdin.buffer,), name="frames", daemon=True).start()
     worker.run()
-
-
-if __name__ == "__main__":
-    main()
