@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +24,7 @@ from daemon.core.canonical import canonical, content_id, unit_hash
 from daemon.core.durations import parse_duration, write_duration
 from daemon.core.errors import BadInput, ClientError, Conflict, Refused, Unavailable
 from daemon.core.events import LATENCY_EDGES_MS, Event, Recorded
+from daemon.core.programs import Parameter, Template
 from daemon.core.runs import UNDO_STEP
 from daemon.platforms.base import Jobs, JobSpec, JobState, JobStatus, Served, Serving, Traffic
 
@@ -59,33 +60,6 @@ class Verb:
     """It may touch traffic: from then on the run can only end promoted, rolled back or stuck."""
     deadline: Callable[[Inputs], float] = lambda _inputs: 3600.0
     """Longest that the step may take, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter that an approved template declares; rule authors may set it under `with:`."""
-
-    name: str
-    type: Literal["string", "int", "number", "bool", "time", "duration"]
-    required: bool
-    default: Any
-    doc: str
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """An approved program: `handlers/templates/NAME.yaml`."""
-
-    name: str
-    doc: str
-    verb: str
-    """The verb that may use it: `retrain`, `evaluate`, `command`."""
-    argv: tuple[str, ...]
-    """Program and arguments; `{python}` is the daemon's interpreter, `{templates}` the folder of templates."""
-    parameters: Mapping[str, Parameter]
-    memory_mb: int
-    seconds: float
-    env: Mapping[str, str]
 
 
 class Context(Protocol):
