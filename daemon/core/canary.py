@@ -92,7 +92,8 @@ class Plan:
     baseline_units: int = 200
     """Units of the champion from which its P95 and its score quartiles are frozen; neither is tested before."""
     incidents: float = 0.02
-    """Share of the blocks in which one arm alone may have a passing incident without its counting; 0: none are expected."""
+    """Share of the blocks in which one arm alone may fail or be slow for a while without its counting; 0: none are
+    expected. A few verdicts come earlier then, and a passing incident can reject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,8 @@ def observe(canary: Canary, arms: Mapping[str, Mapping[str, Any]]) -> Canary:
         if each.name == "latency_p95" and canary.slow_from is None:
             continue
         pair = (_arm(each.name, ours, canary.slow_from), _arm(each.name, theirs, canary.slow_from))
-        rates[each.name] = rates.get(each.name, RateEvidence()).observe(*pair, each.margin, plan.incidents)
+        incidents = 0.0 if each.name == "accuracy" else plan.incidents  # a model is not wrong for a minute
+        rates[each.name] = rates.get(each.name, RateEvidence()).observe(*pair, each.margin, incidents)
     seen = replace(
         canary,
         requests=canary.requests + int(ours.get("requests") or 0),
