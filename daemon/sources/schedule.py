@@ -1,0 +1,262 @@
+"""Schedules: `schedule.due` at each time of a crontab line or an interval.
+
+A due time is a function of the schedule alone, and its event's id is made of it: restarts, clocks that are set back and
+two daemons can never make two events of one time. The cursor is the last due time that was handled; what lies between it
+and now is what is due, late or not.
+
+Crontab lines mean what they mean in crontab, in the schedule's own time zone: Sunday is 0 or 7, and where both day of
+month and day of week are given either suffices (APScheduler 3 has Monday as 0, and wants both). When clocks go forward, a
+time that does not exist is due as much later as they went; when they go back, a line with a fixed hour is due once, one
+with `*` hours goes on by elapsed time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Literal, Protocol
+from zoneinfo import ZoneInfo
+
+from apscheduler.triggers.cron import CronTrigger
+
+from daemon.config import Schedule
+from daemon.core.durations import write_duration
+from daemon.core.events import Event, utc
+from daemon.core.problems import Problem
+from daemon.intake import Batch, Cursor, Intake
+from daemon.sources.base import Health
+from daemon.sources.delivery import Pulse, deliver
+
+MOST = 1000
+"""Most events for times that passed while driftd was down."""
+ON_TIME_S = 10.0
+"""A time counts as kept, not as missed, for so many seconds."""
+LOOK_BACK = timedelta(days=366)
+"""Due times from before that are forgotten, unless they are of an interval: each crontab time has to be found singly."""
+_SLICE_S = 1.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+
+Misfire = Literal["skip", "once", "all"]
+
+
+class DueTimes(Protocol):
+    """The due times of a schedule, as aware UTC."""
+
+    def next(self, after: datetime) -> datetime | None:
+        """The first one after a moment; None when there never is one."""
+        ...
+
+    def between(self, after: datetime, until: datetime) -> tuple[list[datetime], int]:
+        """Those after one moment and not after another: the last MOST of them, and how many there are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a look at the clock brings."""
+
+    events: tuple[Event, ...]
+    after: datetime
+    """Every due time up to this one is handled."""
+
+
+def due_times(schedule: Schedule) -> DueTimes:
+    """The due times of a schedule; ValueError says what is wrong with it."""
+    try:
+        zone = ZoneInfo(schedule.timezone)
+    except (KeyError, OSError, ValueError):
+        raise ValueError(f"there is no time zone {schedule.timezone!r}; write for example Europe/Berlin") from None
+    if schedule.every is not None and schedule.cron is None:
+        return _Interval(schedule.every, _start(schedule.start, zone))
+    if schedule.cron is not None and schedule.every is None:
+        return _Crontab(schedule.cron, zone)
+    raise ValueError("a schedule has either `cron` or `every`")
+
+
+def plan(name: str, times: DueTimes, misfire: Misfire, after: datetime, now: datetime) -> Planned:
+    """The events that are due at `now` when all up to `after` is handled: a pure function."""
+    due, count = times.between(after, now)
+    if not due:
+        return Planned((), after)
+    latest = due[-1]
+    if misfire == "all":
+        dropped = count - len(due)
+        events = tuple(event_of(name, item, 0 if index else dropped) for index, item in enumerate(due))
+        return Planned(events, latest)
+    if misfire == "once":
+        return Planned((event_of(name, latest, count - 1),), latest)
+    kept = (now - latest).total_seconds() <= ON_TIME_S
+    return Planned((event_of(name, latest, 0),) if kept else (), latest)
+
+
+def event_of(name: str, due: datetime, missed: int) -> Event:
+    """The event of one due time of the schedule `name`; `missed` earlier ones have none of their own."""
+    when = due.isoformat()
+    data = {"schedule": name, "due": when, "missed": missed}
+    return Event(f"{name}@{when}", f"schedule:{name}", "schedule.due", name, due, data)
+
+
+class ScheduleSource:
+    """The source of one schedule."""
+
+    def __init__(self, name: str, schedule: Schedule, clock: Callable[[], datetime]) -> None:
+        self.name = f"schedule:{name}"
+        self._short = name
+        self._schedule = schedule
+        self._clock = clock
+        self._pulse = Pulse(clock)
+
+    def run(self, intake: Intake, stop: threading.Event) -> None:
+        """Look at the clock until `stop` is set."""
+        try:
+            times = due_times(self._schedule)
+        except ValueError as error:
+            self._pulse.ails(str(error))
+            deliver(intake, Batch(problems=(Problem("config", self.name, str(error)),)), stop, self._pulse)
+            stop.wait()
+            return
+        after = self._begin(intake, stop)
+        while not stop.is_set():
+            now = self._clock()
+            # A clock that was set back: what it comes by again has ids that the store knows.
+            planned = plan(self._short, times, self._schedule.misfire, min(after, now), now)
+            if planned.events:
+                batch = Batch(planned.events, (self._cursor(planned.after),))
+                if deliver(intake, batch, stop, self._pulse) is None:
+                    return
+            after = planned.after
+            following = times.next(now)
+            self._pulse.alive("" if following else "this schedule never comes due")
+            wait = _SLICE_S if following is None else (following - now).total_seconds()
+            stop.wait(min(max(wait, 0.0), _SLICE_S))
+
+    def health(self) -> Health:
+        """How it is doing now."""
+        return self._pulse.health()
+
+    def _begin(self, intake: Intake, stop: threading.Event) -> datetime:
+        """Where to go on; a new schedule begins now, and that is stored: times that pass while it is down count."""
+        stored = intake.cursor(self.name)
+        if stored is not None:
+            return utc(stored["after"])
+        now = self._clock()
+        deliver(intake, Batch(cursors=(self._cursor(now),)), stop, self._pulse)
+        return now
+
+    def _cursor(self, after: datetime) -> Cursor:
+        return Cursor(self.name, {"after": after.isoformat()})
+
+
+class _Interval:
+    """Every so often from a start on, in whole microseconds: APScheduler's own interval trigger counts in floating
+    seconds, and a due time that differs by one in the last place would be another one.
+    """
+
+    def __init__(self, every: timedelta, start: datetime) -> None:
+        if every < timedelta(seconds=1):
+            raise ValueError(f"`every` is {write_duration(every)}; the shortest is 1s")
+        self._every = every
+        self._start = start
+
+    def next(self, after: datetime) -> datetime | None:
+        return self._at(max(self._passed(after), 0))
+
+    def between(self, after: datetime, until: datetime) -> tuple[list[datetime], int]:
+        first, end = max(self._passed(after), 0), max(self._passed(until), 0)
+        return [self._at(number) for number in range(max(first, end - MOST), end)], max(end - first, 0)
+
+    def _passed(self, moment: datetime) -> int:
+        """How many due times there are up to and with `moment`."""
+        return (moment - self._start) // self._every + 1
+
+    def _at(self, number: int) -> datetime:
+        return (self._start + number * self._every).astimezone(UTC)
+
+
+class _Crontab:
+    """A line of five fields, found by APScheduler's trigger; two triggers where either day suffices."""
+
+    def __init__(self, line: str, zone: ZoneInfo) -> None:
+        fields = line.split()
+        if len(fields) != 5:  # minute, hour, day of month, month, day of week
+            raise ValueError(f"the crontab line {line!r} has {len(fields)} fields; five are wanted, e.g. `0 3 * * 1`")
+        minute, hour, day, month, weekday = fields
+        days = _weekdays(weekday)
+        pairs = [(day, days)] if day.startswith("*") or weekday.startswith("*") else [(day, "*"), ("*", days)]
+        try:
+            self._triggers = [
+                CronTrigger(minute=minute, hour=hour, day=one, month=month, day_of_week=other, timezone=zone)
+                for one, other in pairs
+            ]
+        except ValueError as error:
+            raise ValueError(f"the crontab line {line!r} cannot be read: {error}") from None
+        self._zone = zone
+        self._by_elapsed_time = hour.startswith("*")
+
+    def next(self, after: datetime) -> datetime | None:
+        found = [due for trigger in self._triggers if (due := self._next(trigger, after)) is not None]
+        return min(found, default=None)
+
+    def between(self, after: datetime, until: datetime) -> tuple[list[datetime], int]:
+        kept: deque[datetime] = deque(maxlen=MOST)
+        count = 0
+        due = self.next(max(after, until - LOOK_BACK))
+        while due is not None and due <= until:
+            kept.append(due)
+            count += 1
+            due = self.next(due)
+        return list(kept), count
+
+    def _next(self, trigger: CronTrigger, after: datetime) -> datetime | None:
+        moment = after.astimezone(self._zone)
+        while True:
+            found = trigger.get_next_fire_time(moment, moment)
+            if found is None:
+                return None
+            due: datetime = found.astimezone(UTC)
+            if self._by_elapsed_time or not due.astimezone(self._zone).fold:
+                return due
+            moment = found  # the hour that the clock shows a second time
+
+
+def _weekdays(field: str) -> str:
+    """Crontab's day-of-week field with its numbers (Sunday is 0 or 7) written as names, ranges written out."""
+    if field.startswith("*"):
+        step = field.removeprefix("*").removeprefix("/")
+        return ",".join(islice(_DAYS, 0, None, int(step))) if step.isdigit() and int(step) else field
+    return ",".join(day for part in field.lower().split(",") for day in _weekday_range(part))
+
+
+def _weekday_range(part: str) -> list[str]:
+    span, _, step = part.partition("/")
+    first, _, last = span.partition("-")
+    start = _weekday(first)
+    end = _weekday(last) if last else start
+    if end < start:
+        end += 7  # fri-mon
+    if step and not (step.isdigit() and int(step)):
+        raise ValueError(f"{part!r} is no step of weekdays")
+    return [_DAYS[number % 7] for number in range(start, end + 1, int(step or 1))]
+
+
+def _weekday(text: str) -> int:
+    if text in _DAYS:
+        return _DAYS.index(text)
+    if text.isdigit() and int(text) <= 7:  # Sunday once more
+        return int(text)
+    raise ValueError(f"{text!r} is no weekday; write 0 to 7 or sun to sat")
+
+
+def _start(text: str | None, zone: ZoneInfo) -> datetime:
+    if text is None:
+        return _EPOCH
+    try:
+        start = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"`start` is {text!r}; write a time like 2026-01-31T09:00") from None
+    return (start.replace(tzinfo=zone) if start.tzinfo is None else start).astimezone(UTC)
