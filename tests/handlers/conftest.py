@@ -51,15 +51,17 @@ class World:
     """Every operation that changed something outside, in order."""
     away: set[str] = field(default_factory=set)
     """Services that do not answer: `serving`, `registry`, `jobs`."""
+    real_jobs: Any = None
+    real_registry: Any = None
     crash_after: int | None = None
     """Die after this many further operations."""
 
     # -- the context
 
     @property
-    def jobs(self) -> World:
-        """Itself: it is every service."""
-        return self
+    def jobs(self) -> Any:
+        """Itself: it is every service that no real one stands for."""
+        return self.real_jobs or self
 
     @property
     def serving(self) -> World:
@@ -67,9 +69,9 @@ class World:
         return self
 
     @property
-    def registry(self) -> World:
-        """Itself."""
-        return self
+    def registry(self) -> Any:
+        """Itself, or the real one."""
+        return self.real_registry or self
 
     @property
     def evidence(self) -> Path:
