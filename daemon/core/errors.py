@@ -8,6 +8,7 @@ DaemonError
 │  ├─ StoreBusy         locked or full: nothing was written, try again
 │  ├─ Fenced            progress is owned by another: the batch was refused whole
 │  └─ Deposed           another leader's epoch is stored: this process must stop
+├─ NotFound             nothing of that name is there
 ├─ BadInput             a record, file or request that cannot be read; it becomes a stored problem
 └─ ClientError          a service said no
    ├─ Unavailable       try again later                 -> outcome Again
@@ -78,6 +79,10 @@ class Fenced(StoreError):
 
 class Deposed(StoreError):
     """Another process leads now: nothing was written, and this one must stop."""
+
+
+class NotFound(DaemonError):
+    """What was asked for by name is not there."""
 
 
 class BadInput(DaemonError):

@@ -25,7 +25,7 @@ BUSY_MS = 5000
 """How long SQLite itself waits for another process's lock before the transaction counts as busy."""
 
 
-class _Statements:
+class Statements:
     """Named statements on one connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -54,9 +54,9 @@ class SqliteStore:
         self._guard = threading.Lock()
         self._lock_file: int | None = None
         self._writer = self._connect()
-        with _named_errors():
+        with named_errors():
             _migrate(self._writer)
-        self._session = _Statements(self._writer)
+        self._session = Statements(self._writer)
 
     def lead(self) -> int:
         """Take the file lock, and the next epoch."""
@@ -68,7 +68,7 @@ class SqliteStore:
                 os.close(lock)
                 raise StoreBusy(f"another driftd leads on {self._path}; stop it first (`driftd status`)") from error
             self._lock_file = lock
-        with _named_errors():
+        with named_errors():
             self._writer.execute("BEGIN IMMEDIATE")
             epoch = self._epoch() + 1
             self._session.run("set_meta", "epoch", str(epoch))
@@ -78,7 +78,7 @@ class SqliteStore:
     @contextmanager
     def transaction(self, epoch: int) -> Iterator[Session]:
         """One transaction of the leader of `epoch`."""
-        with _named_errors():
+        with named_errors():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 if self._epoch() != epoch:
@@ -99,10 +99,10 @@ class SqliteStore:
         except IndexError:
             connection = self._connect()
             connection.execute("PRAGMA query_only = ON")
-        with _named_errors():
+        with named_errors():
             connection.execute("BEGIN")
             try:
-                yield _Statements(connection)
+                yield Statements(connection)
             finally:
                 connection.execute("ROLLBACK")
                 self._idle.append(connection)
@@ -122,7 +122,7 @@ class SqliteStore:
         return int(rows[0][0]) if rows else 0
 
     def _connect(self) -> sqlite3.Connection:
-        with _named_errors():
+        with named_errors():
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
             )
@@ -174,7 +174,7 @@ def _split(script: str) -> Iterator[str]:
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def named_errors() -> Iterator[None]:
     """SQLite's errors as ours: locked, full and unwritable mean try again, the rest is trouble."""
     try:
         yield

@@ -53,8 +53,16 @@ WHERE (?1 = '' OR rule = ?1) AND (?2 = '' OR verdict = ?2) ORDER BY seq DESC LIM
 -- name: decisions_after
 SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions WHERE seq > ? ORDER BY seq LIMIT ?;
 
+-- name: decisions_of_key
+-- What led to a decision: the same rule and key, newest first.
+SELECT seq, event, rule, revision, key, verdict, admission, why, clauses, run FROM decisions
+WHERE rule = ? AND key = ? AND seq <= ? ORDER BY seq DESC LIMIT ?;
+
 -- name: memory
 SELECT rule, key, state FROM memory;
+
+-- name: memory_of_rule
+SELECT key, state FROM memory WHERE rule = ? ORDER BY key;
 
 -- name: put_memory
 INSERT INTO memory (rule, key, state) VALUES (?, ?, ?) ON CONFLICT (rule, key) DO UPDATE SET state = excluded.state;
@@ -67,6 +75,9 @@ SELECT id, due, rule, key, why FROM timers WHERE due <= ? ORDER BY due, id LIMIT
 
 -- name: next_timer
 SELECT min(due) FROM timers;
+
+-- name: timers_of_rule
+SELECT due, key, why FROM timers WHERE rule = ? ORDER BY due, key;
 
 -- name: drop_timer
 DELETE FROM timers WHERE id = ?;
