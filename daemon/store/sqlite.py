@@ -33,12 +33,15 @@ class Statements:
         self._statements = statements()
 
     def rows(self, name: str, *parameters: Any) -> list[Row]:
+        """All the rows of a query."""
         return self._connection.execute(self._statements[name], parameters).fetchall()
 
     def run(self, name: str, *parameters: Any) -> int:
+        """Run a statement; the number of rows it changed."""
         return self._connection.execute(self._statements[name], parameters).rowcount
 
     def many(self, name: str, rows: Iterable[Row]) -> None:
+        """Run a statement once per row of parameters."""
         self._connection.executemany(self._statements[name], rows)
 
 
