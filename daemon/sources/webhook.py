@@ -1,0 +1,219 @@
+"""Webhooks: signed CloudEvents at POST /hooks/NAME.
+
+Answers: 202 once the events are durable, a repeat too (`fresh` says which were new) · 400 malformed, stored as a problem ·
+401 not signed, or not within the window · 404 no such hook · 408 the body came too slowly · 413 too large · 415 content
+that is not understood · 503 with Retry-After while the store or this server is busy: nothing was taken.
+
+Nothing of a request is looked into before its signature holds, and what the unsigned can cause is bounded: requests at
+once, bytes, seconds, and one stored problem a minute and hook.
+
+MLflow's own webhooks (`X-MLflow-Signature`, same secret) are only a hint to look at the registry now: they get lost, and
+say nothing that the poll does not find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from daemon.config import Hook, WebhookConfig
+from daemon.core.errors import BadInput, StoreBusy
+from daemon.core.problems import Problem
+from daemon.intake import Batch, Intake, Receipt
+from daemon.sources.base import Health
+from daemon.sources.cloudevents import Unsupported, event_of, read_request
+from daemon.sources.delivery import Pulse
+from daemon.sources.signatures import is_signed, is_signed_by_mlflow
+
+AT_ONCE = 32
+"""Most requests that may be read or stored at once."""
+BODY_S = 10.0
+"""How long a body may take to come."""
+STORE_S = 10.0
+"""How long a request waits until its events are durable."""
+BUSY_AGAIN_S = 5
+TELL_UNSIGNED_S = 60.0
+"""Requests without a valid signature are stored as a problem at most once in so long, for each hook."""
+BIND_AGAIN_S = 5.0
+
+
+class _Refusal(Exception):
+    """A request is answered with this status and reason; nothing was taken."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class WebhookSource:
+    """The listener for all hooks. `wake` is called when MLflow says that the registry changed."""
+
+    def __init__(
+        self, config: WebhookConfig, clock: Callable[[], datetime], wake: Callable[[], None] = lambda: None
+    ) -> None:
+        self.name = "webhook:listener"
+        self.port: int | None = None
+        """Where it listens now; differs from the config when that says 0."""
+        self._config = config
+        self._clock = clock
+        self._wake = wake
+        self._pulse = Pulse(clock)
+
+    def run(self, intake: Intake, stop: threading.Event) -> None:
+        """Listen until `stop` is set; where the address cannot be had, try again and say so."""
+        while not stop.is_set():
+            try:
+                listening = _bind(self._config.host, self._config.port)
+            except OSError as error:
+                why = error.strerror or str(error)
+                self._pulse.ails(f"cannot listen on {self._config.host}:{self._config.port}: {why}")
+                stop.wait(BIND_AGAIN_S)
+                continue
+            with listening:
+                self._serve(listening, intake, stop)
+
+    def health(self) -> Health:
+        """How it is doing now."""
+        return self._pulse.health()
+
+    def _serve(self, listening: socket.socket, intake: Intake, stop: threading.Event) -> None:
+        hooks = Hooks(self._config, intake, self._clock, self._pulse, self._wake)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                hooks.app(),
+                log_level="warning",
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                limit_concurrency=AT_ONCE * 2,
+                timeout_keep_alive=5,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listening]}, name="webhook-server", daemon=True
+        )
+        thread.start()
+        self.port = listening.getsockname()[1]
+        try:
+            while thread.is_alive() and not stop.wait(0.5):
+                self._pulse.alive()
+        finally:
+            self.port = None
+            server.should_exit = True
+            thread.join(5)
+
+
+class Hooks:
+    """What answers requests. Its methods run in the server's event loop, the store's part in threads."""
+
+    def __init__(
+        self,
+        config: WebhookConfig,
+        intake: Intake,
+        clock: Callable[[], datetime],
+        pulse: Pulse,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.unsigned = dict.fromkeys(config.hooks, 0)
+        """Requests without a valid signature, per hook."""
+        self._hooks: Mapping[str, Hook] = config.hooks
+        self._max_bytes = config.max_bytes
+        self._intake = intake
+        self._clock = clock
+        self._pulse = pulse
+        self._wake = wake
+        self._at_once = 0
+        self._told: dict[str, datetime] = {}
+
+    def app(self) -> Starlette:
+        """The ASGI application with the one route."""
+        return Starlette(routes=[Route("/hooks/{name}", self.take, methods=["POST"])])
+
+    async def take(self, request: Request) -> Response:
+        """Answer one request."""
+        if self._at_once >= AT_ONCE:
+            return _busy()
+        self._at_once += 1
+        try:
+            return await self._taken(request.path_params["name"], request)
+        except _Refusal as refusal:
+            return JSONResponse({"error": refusal.reason}, refusal.status)
+        except StoreBusy:
+            return _busy()
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        finally:
+            self._at_once -= 1
+
+    async def _taken(self, name: str, request: Request) -> Response:
+        hook = self._hooks.get(name)
+        if hook is None:
+            raise _Refusal(404, "there is no such hook")
+        body = await self._body(request)
+        now = self._clock()
+        secret = hook.secret.value.get_secret_value().encode()
+        headers = dict(request.headers.items())
+        if "x-mlflow-signature" in headers and is_signed_by_mlflow(secret, headers, body, now, hook.window):
+            self._wake()
+            return JSONResponse({"seqs": [], "fresh": []}, 202)
+        if not is_signed(secret, request.headers.items(), body, now, hook.window):
+            await self._note_unsigned(name, now)
+            raise _Refusal(401, "the signature does not hold, or its time is outside the window")
+        try:
+            events = tuple(event_of(name, told, now) for told in read_request(headers, body))
+        except BadInput as error:
+            status = 415 if isinstance(error, Unsupported) else 400
+            await self._store(Batch(problems=(Problem("webhook", f"hooks/{name}", str(error)[:500]),)))
+            raise _Refusal(status, str(error)) from None
+        receipt = await self._store(Batch(events))
+        self._pulse.took()
+        return JSONResponse({"seqs": receipt.seqs, "fresh": receipt.fresh}, 202)
+
+    async def _body(self, request: Request) -> bytes:
+        told = request.headers.get("content-length", "")
+        if told.isdigit() and int(told) > self._max_bytes:
+            raise _Refusal(413, f"the body may have {self._max_bytes} bytes")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > self._max_bytes:
+                        raise _Refusal(413, f"the body may have {self._max_bytes} bytes")
+        except TimeoutError:
+            raise _Refusal(408, "the body did not come in time") from None
+        return bytes(body)
+
+    async def _store(self, batch: Batch) -> Receipt:
+        return await run_in_threadpool(functools.partial(self._intake.submit, batch, timeout=STORE_S))
+
+    async def _note_unsigned(self, name: str, now: datetime) -> None:
+        self.unsigned[name] += 1
+        told = self._told.get(name)
+        if told is not None and abs((now - told).total_seconds()) < TELL_UNSIGNED_S:
+            return
+        self._told[name] = now
+        reason = "requests came without a valid signature within the window; check the secret and clock of the sender"
+        await self._store(Batch(problems=(Problem("webhook", f"hooks/{name}", reason),)))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _busy() -> Response:
+    return JSONResponse({"error": "busy; nothing was taken"}, 503, {"Retry-After": str(BUSY_AGAIN_S)})
