@@ -43,6 +43,7 @@ data: .cache/data/.done
 	touch $@
 
 run: setup
+	export DRIFTD_HOME="$${DRIFTD_HOME:-.driftd/story}"
 	$(PY) -m daemon.story $(ARGS)
 
 start: setup
