@@ -6,6 +6,7 @@ new try begins only after the last one said that it could not work yet; an outag
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,7 +118,7 @@ def _spec(call: Call, context: Context, work: Work, name: str) -> JobSpec:
         raise Refused("templates", "read", f"template {work.template} is for {template.verb}, not for {call.verb}")
     return JobSpec(
         id=name,
-        argv=template.argv,
+        argv=_argv(context, template),
         payload={
             **_payload(call, context),
             **work.facts,
@@ -127,6 +128,12 @@ def _spec(call: Call, context: Context, work: Work, name: str) -> JobSpec:
         memory_mb=template.memory_mb,
         seconds=min(template.seconds, (call.deadline - context.now).total_seconds()),
     )
+
+
+def _argv(context: Context, template: Template) -> tuple[str, ...]:
+    """The program with its two places filled in; nothing else is interpreted."""
+    folder = str((context.config.root / context.config.templates).absolute())
+    return tuple(part.replace("{python}", sys.executable).replace("{templates}", folder) for part in template.argv)
 
 
 def _payload(call: Call, context: Context) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from daemon.clients.registry import RegistryProcess
 from daemon.core.calls import Call, Done, Failed, Inconclusive, Outcome, Working
-from daemon.handling import Parameter, Template
 from daemon.platforms.local_jobs import LocalJobs
+from daemon.templates import load_templates
 from handlers import command, evaluate, retrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -31,26 +30,15 @@ CAR_LOAN = {
 }  # fmt: skip
 
 
-def template(name: str) -> Template:
-    """A shipped template, read plainly."""
-    raw = yaml.safe_load((TEMPLATES / f"{name}.yaml").read_text())
-    parameters = {
-        key: Parameter(key, one["type"], one["required"], one.get("default"), one["doc"])
-        for key, one in raw["parameters"].items()
-    }
-    argv = tuple(part.format(python=sys.executable, templates=TEMPLATES) for part in raw["argv"])
-    return Template(name, raw["doc"], raw["verb"], argv, parameters, raw["memory_mb"], raw["seconds"], raw["env"])
-
-
 @pytest.fixture
 def lab(world: Any, tmp_path: Path) -> Iterator[Any]:
     """The world with real jobs and a real registry, and the shipped templates."""
     world.config = world.config.model_copy(
-        update={"registry": world.config.registry.model_copy(update={"artifacts": "{home}/artifacts"})}
+        update={"root": TEMPLATES.parents[1], "templates": Path("handlers/templates")}
     )
     registry = RegistryProcess(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"), timeout=60)
     world.real_registry, world.real_jobs = registry, LocalJobs(tmp_path)
-    world.templates = {path.stem: template(path.stem) for path in TEMPLATES.glob("*.yaml")}
+    world.templates = dict(load_templates(TEMPLATES))
     world.now = datetime.now(UTC)
     yield world
     registry.stop()
