@@ -83,8 +83,6 @@ def main() -> None:
 
 def import_libraries() -> None:
     """Import what backends share: MLflow's scoring server, and what the usual models need."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"  # threads would not survive the fork, and versions share the cores
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -68,7 +68,7 @@ class Service:
         """Answer a scoring request."""
         state = self._state.get(target)
         if state is None:
-            return failure(404, f"no target {target}")
+            return failure(404, f"no version was ever deployed for a target {target}")
         place = Place(self._target(target), state.split, self._log(target))
         try:
             answer = await score(place, self._backends, body, asked)
@@ -83,7 +83,7 @@ class Service:
             if not _NAME.fullmatch(name):
                 raise Refused("gateway", "deploy", f"{name!r} cannot name a target or version")
         async with self._changing:
-            state = self._state.get(target) or TargetState(Split(target))
+            state = self._of(target)
             known = state.versions.get(version)
             if known is not None and known.model_uri != deployment.model_uri:
                 raise Conflict("gateway", "deploy", f"{target} {version} is deployed from {known.model_uri}")
@@ -134,9 +134,8 @@ class Service:
 
     async def served(self, target: str, since: datetime) -> dict[str, int]:
         """Records by version since a moment, from the log; Unavailable when records of that time were lost."""
-        self._of(target)
-        log, own = self._log(target), self._target(target)
-        if log.waiting or (log.lost_at and datetime.fromisoformat(log.lost_at) >= since):
+        log, own = self._logs.get(target), self._target(target)
+        if log is not None and (log.waiting or (log.lost_at and datetime.fromisoformat(log.lost_at) >= since)):
             why = (
                 f"{log.waiting} records wait for room on the disk, {log.lost} were lost (last {log.lost_at or 'never'})"
             )
@@ -201,9 +200,8 @@ class Service:
         return path.stat().st_mtime_ns if path.exists() else 0
 
     def _of(self, target: str) -> TargetState:
-        if target not in self._state:
-            raise Refused("gateway", "look up", f"no target {target}")
-        return self._state[target]
+        """The target's state; nothing deployed and nothing served when it was never heard of."""
+        return self._state.get(target) or TargetState(Split(target))
 
     def _target(self, name: str) -> Target:
         return self._targets.get(name) or target_of(name, self._home, {})

@@ -6,7 +6,7 @@ Everything is named by the caller before it is made, so a repeated call adopts w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -79,6 +79,8 @@ class Traffic:
     """Deployed version -> whether it answers."""
     by: str
     """The call that made the last change."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Deployed version -> why it does not answer; a version that is just loading is not in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class Serving(Protocol):
 
     def shift(self, target: str, weights: Mapping[str, float], epoch: int, by: str) -> Traffic:
         """Split requests so, if the epoch still stands at `epoch` (Conflict otherwise). The same `by` and weights again
-        is the same change and answers with what it made. Refused when a version with weight is not ready."""
+        is the same change and answers with what it made. Refused when a version with weight is not ready.
+        """
         ...
 
     def retire(self, target: str, version: str) -> None:

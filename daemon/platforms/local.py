@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from daemon.platforms.local_jobs import LocalJobs
+from daemon.platforms.local_serving import LocalServing
 
-__all__ = ["LocalJobs"]
+__all__ = ["LocalJobs", "LocalServing"]
