@@ -30,7 +30,7 @@ BLOCK_CAP = 2.0
 KEPT = 10
 """Most blocks that are left out."""
 
-_LEAST = 1e-6
+_LEAST, _CLOSE = 1e-6, 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,17 +247,21 @@ def upper_bound(arm: Arm, alpha: float) -> float:
 
 
 def _nearest(n: int, m: int, ours: float, theirs: float, difference: float) -> float:
-    """The x with least n KL(ours | x + difference) + m KL(theirs | x): where the derivative changes sign."""
+    """The x with least n KL(ours | x + difference) + m KL(theirs | x): where the derivative, which ascends, is zero."""
     low, high = max(0.0, -difference) + _LEAST, min(1.0, 1 - difference) - _LEAST
-    for _ in range(32):
-        x = (low + high) / 2
+    x = min(max((n * (ours - difference) + m * theirs) / (n + m), low), high)
+    for _ in range(60):  # Newton, and halving where it would leave the bracket
         y = x + difference
         slope = n * (y - ours) / (y * (1 - y)) + m * (x - theirs) / (x * (1 - x))
-        if slope < 0:
-            low = x
-        else:
-            high = x
-    return (low + high) / 2
+        low, high = (x, high) if slope < 0 else (low, x)
+        curve = n * (y * y - 2 * ours * y + ours) / (y * (1 - y)) ** 2
+        curve += m * (x * x - 2 * theirs * x + theirs) / (x * (1 - x)) ** 2
+        step = x - slope / curve
+        step = step if low <= step <= high else (low + high) / 2
+        if abs(step - x) < _CLOSE:
+            return step
+        x = step
+    return x
 
 
 def _gain(arm: Arm, alternative: float, null: float) -> float:
