@@ -285,7 +285,8 @@ def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
     }
     return config.model_copy(update={
         "home": home, "root": root, "registry": registry, "models": models,
-        "rules": (root / config.rules).resolve(), "templates": (root / config.templates).resolve(),
+        # Not resolved: a git-sync or ConfigMap link must be followed anew at every look.
+        "rules": root / config.rules, "templates": root / config.templates,
         "store": config.store.model_copy(update={"path": home / config.store.path}),
     })  # fmt: skip
 
