@@ -13,7 +13,7 @@ from daemon.core.calls import Answer, Call
 from daemon.core.canonical import canonical
 from daemon.core.decisions import Decision
 from daemon.core.events import Event, Recorded
-from daemon.core.runs import Moved, Run, RunStep, State
+from daemon.core.runs import AFTER_STEP, Moved, Run, RunStep, State
 from daemon.store.base import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -175,9 +175,12 @@ def call_of(row: Row) -> StoredCall:
 
 
 def call_for(stored: StoredCall, run: Run, step: RunStep) -> Call:
-    """The call as its handler sees it."""
+    """The call as its handler sees it. A step after the run's end is also given how it ended."""
+    given = run.given
+    if stored.step >= AFTER_STEP:
+        given = {**given, "rule": run.rule, "state": run.state.value, "why": run.why}
     return Call(
-        stored.id, run.id, stored.step, stored.verb, run.model, step.inputs, run.given, stored.state, run.trigger,
+        stored.id, run.id, stored.step, stored.verb, run.model, step.inputs, given, stored.state, run.trigger,
         stored.attempt, stored.deadline, run.chain,
     )  # fmt: skip
 
