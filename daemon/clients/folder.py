@@ -15,6 +15,7 @@ a restart could lose.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import signal
 import stat
@@ -51,6 +52,8 @@ MAX_HINTS = 50_000
 """Notifications kept between two looks; with more, the next listing finds the rest."""
 ATTACH_AGAIN_S = 30.0
 """How long to wait before asking again for notifications that could not be had."""
+GATHER_S = 0.1
+"""How long to wait after a new folder before listing, so that a whole tree costs one listing."""
 _SLICE_S = 0.5
 """How long `wait` sleeps before it looks at `stop` again."""
 
@@ -98,6 +101,8 @@ class FolderWatch:
         self._hints: dict[str, _Hint] = {}
         self._pending: dict[str, Sight] = {}
         self._list_at = 0.0
+        self._folder_at = math.inf
+        """When to list because of a new folder: what was made in it before it was watched is told by nobody."""
         self._due_at = 0.0
         self._attach_at = 0.0
         self._observer: BaseObserver | None = None
@@ -134,7 +139,9 @@ class FolderWatch:
         with self._lock:
             hints, self._hints = self._hints, {}
             self._wake.clear()
-        listing = now >= self._list_at
+            listing = now >= min(self._list_at, self._folder_at)
+            if listing:
+                self._folder_at = math.inf
         if listing:
             entries = list(self._list())
             self._list_at = now + self._poll
@@ -154,7 +161,7 @@ class FolderWatch:
 
     def wait(self, stop: threading.Event, timeout: float) -> None:
         """Return when `ready` may have something new, `stop` is set, or `timeout` seconds have passed."""
-        until = min(self._clock() + timeout, self._list_at, self._due_at)
+        until = min(self._clock() + timeout, self._list_at, self._folder_at, self._due_at)
         while not stop.is_set():
             left = until - self._clock()
             if left <= 0 or self._wake.wait(min(left, _SLICE_S)):
@@ -217,7 +224,9 @@ class FolderWatch:
         for item in items:
             if item.name.startswith("."):
                 continue
-            if _is_folder(item):
+            if not _is_text(item.name):
+                self.problem = f"the folder {path} holds {item.name!a}, a name that is not UTF-8; rename it"
+            elif _is_folder(item):
                 yield from self._list_folder(item.path, f"{folder}/{item.name}".lstrip("/"), above | {here})
             elif self._counts(item.name) and (entry := _entry(item.path, folder)):
                 yield entry
@@ -233,7 +242,7 @@ class FolderWatch:
                 yield entry
 
     def _counts(self, name: str) -> bool:
-        if name.startswith(".") or name.endswith(UNFINISHED):
+        if name.startswith(".") or name.endswith(UNFINISHED) or not _is_text(name):
             return False
         if self._complete == "marker" and name.endswith(MARKER):
             return False
@@ -248,7 +257,7 @@ class FolderWatch:
         if self._observer is not None or found is None or now < self._attach_at:
             return
         self._attach_at = now + ATTACH_AGAIN_S
-        self._observer = _observe(found[0], _Notes(self._note, found[0], str(self.path)))
+        self._observer = _observe(found[0], _Notes(self._note, self._note_folder, found[0], str(self.path)))
         self._attached = found
         self._list_at = now
 
@@ -266,12 +275,20 @@ class FolderWatch:
                 self._hints[path] = hint
             self._wake.set()
 
+    def _note_folder(self) -> None:
+        with self._lock:
+            self._folder_at = min(self._folder_at, self._clock() + GATHER_S)
+            self._wake.set()
+
 
 class _Notes(FileSystemEventHandler):
     """Turns watchdog's events, whose paths lie under the real folder, into hints about paths under the watched one."""
 
-    def __init__(self, note: Callable[[str, _Hint], None], real: str, path: str) -> None:
+    def __init__(
+        self, note: Callable[[str, _Hint], None], note_folder: Callable[[], None], real: str, path: str
+    ) -> None:
         self._note = note
+        self._note_folder = note_folder
         self._real = real
         self._path = path
 
@@ -283,6 +300,8 @@ class _Notes(FileSystemEventHandler):
             self._tell(os.fsdecode(event.src_path), _Hint.SETTLED)
         elif isinstance(event, FileMovedEvent) and event.dest_path:
             self._tell(os.fsdecode(event.dest_path), _Hint.SETTLED)
+        elif isinstance(event, DirCreatedEvent):
+            self._note_folder()
         elif isinstance(event, DirMovedEvent) and event.dest_path:
             # All that lies in a folder that was moved in was moved into place with it.
             for folder, _, names in os.walk(os.fsdecode(event.dest_path)):
@@ -317,6 +336,11 @@ def is_being_written(path: str) -> bool | None:
         return False
     finally:
         os.close(handle)
+
+
+def _is_text(name: str) -> bool:
+    """Whether the name can be stored: the system hands out bytes that are not UTF-8 as lone surrogates."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

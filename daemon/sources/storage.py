@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,39 +84,48 @@ class StorageSource:
         else:
             self._pulse.ails(problem)
 
-    def _batches(
-        self, candidates: Sequence[Candidate], marks: Marks, stop: threading.Event
-    ) -> Iterator[list[tuple[Candidate, Found]]]:
-        batch: list[tuple[Candidate, Found]] = []
+    def _batches(self, candidates: Sequence[Candidate], marks: Marks, stop: threading.Event) -> Iterator[list[_Seen]]:
+        batch: list[_Seen] = []
         size = 0
         for candidate in candidates:
             if stop.is_set():
                 return
+            changed = candidate.path in marks
             found = look(self.name, candidate, marks, stop)
             size += candidate.size
             if found is not None:
                 # Remembered before it is durable, so that its twin in the same batch is known as one. When the batch
                 # fails for good, `run` ends, and starts again from the stored marks.
                 marks.add(found.mark)
-                batch.append((candidate, found))
+                batch.append(_Seen(candidate, found, changed))
             if batch and (len(batch) >= BATCH_FILES or size >= BATCH_BYTES):
                 yield batch
                 batch, size = [], 0
         if batch:
             yield batch
 
-    def _take(self, intake: Intake, found: list[tuple[Candidate, Found]], stop: threading.Event) -> None:
-        events = tuple(event_of(self._short, item, what.mark.digest) for item, what in found if what.fresh)
-        marks = tuple(what.mark for _, what in found)
-        problems = tuple(what.problem for _, what in found if what.problem)
+    def _take(self, intake: Intake, seen: list[_Seen], stop: threading.Event) -> None:
+        fresh = [item for item in seen if item.found.fresh]
+        events = tuple(event_of(self._short, item.candidate, item.found.mark.digest) for item in fresh)
+        marks = tuple(item.found.mark for item in seen)
+        problems = tuple(item.found.problem for item in seen if item.found.problem)
         receipt = deliver(intake, Batch(events=events, files=marks, problems=problems), stop, self._pulse)
         if receipt is None:
             return
-        again = tuple(event for event, fresh in zip(events, receipt.fresh, strict=True) if not fresh)
-        if again:
-            reason = "this content was taken before under this name; nothing is done for it again"
-            back = tuple(Problem("file", event.data["path"], reason) for event in again)
-            deliver(intake, Batch(problems=back), stop, self._pulse)
+        # A file that went back to a content it had before is the same event again.
+        back = [item.candidate.path for item, new in zip(fresh, receipt.fresh, strict=True) if item.changed and not new]
+        if back:
+            reason = "it has again a content that was taken before under this name; nothing is done for it again"
+            deliver(intake, Batch(problems=tuple(Problem("file", path, reason) for path in back)), stop, self._pulse)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A candidate, what was found, and whether its path had a mark before."""
+
+    candidate: Candidate
+    found: Found
+    changed: bool
 
 
 def _problem(path: Path, reason: str) -> Batch:
