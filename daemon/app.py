@@ -1,0 +1,314 @@
+"""The composition root: builds every part from the configuration, starts them in order, and stops them in reverse.
+
+Order matters at start: leadership first (nobody else may write), then the writer with its rules, then the workers that
+settle what was left open, and only then the sources that bring something new. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import structlog
+
+from daemon import __version__
+from daemon.clients.registry import RegistryProcess
+from daemon.config import Config
+from daemon.context import LiveContext, Services
+from daemon.control import Controls, ControlServer
+from daemon.core.calls import Call
+from daemon.core.errors import ConfigError, DaemonError, StoreBusy
+from daemon.core.events import Event
+from daemon.core.problems import Problem
+from daemon.dispatcher import Dispatcher
+from daemon.handling import Context
+from daemon.intake import Batch
+from daemon.logs import start_logging
+from daemon.monitors.supervisor import Report, Supervisor
+from daemon.platforms.local import LocalJobs, LocalServing
+from daemon.points import OnPoint, no_point
+from daemon.rulefiles import Loaded as LoadedRules
+from daemon.rulefiles import RuleFolder
+from daemon.running import Running
+from daemon.sources.base import Source
+from daemon.sources.mlflow import MlflowSource
+from daemon.sources.schedule import ScheduleSource
+from daemon.sources.storage import StorageSource
+from daemon.sources.webhook import WebhookSource
+from daemon.store.sqlite import SqliteStore
+from daemon.templates import load_templates
+from daemon.verbs import load_verbs
+from daemon.writer import Writer
+
+STALLED = timedelta(minutes=2)
+"""A source that has not reached its system for so long is stalled."""
+RELOAD_SECONDS = 1.0
+"""How often the rule files are looked at."""
+
+
+def utc_now() -> datetime:
+    """The one clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A source and its thread."""
+
+    source: Source
+    thread: threading.Thread
+    told: str = ""
+    """The stall that was reported last, so that each is reported once."""
+
+
+class App:
+    """One running daemon."""
+
+    def __init__(self, config: Config, on_point: OnPoint = no_point, clock: Callable[[], datetime] = utc_now) -> None:
+        self.config = config
+        self.stop = threading.Event()
+        self._clock = clock
+        self._on_point = on_point
+        self._log = structlog.get_logger("app")
+        self._verbs = load_verbs()
+        self._rules = RuleFolder(config, {name: loaded.verb for name, loaded in self._verbs.items()})
+        self._store = SqliteStore(config.home / config.store.path)
+        running = Running(config, {name: loaded.verb for name, loaded in self._verbs.items()})
+        heads = config.home / "audit" / "heads.jsonl"
+        self.writer = Writer(self._store, running, clock, heads, on_point, self._gather_evidence)
+        registry = config.registry
+        self._registry = RegistryProcess(registry.uri, registry.artifacts, registry.timeout.total_seconds())
+        self._serving = LocalServing(config)
+        self._services = Services(
+            config,
+            LocalJobs(config.home),
+            self._serving,
+            self._registry,
+            self._store,
+            load_templates(config.templates),
+            clock,
+        )
+        self._dispatcher = Dispatcher(self.writer, self._verbs, self._context, on_point=on_point)
+        self._supervisor = Supervisor(config, self._registry, clock)
+        self._control = ControlServer(
+            config.home, Controls(self.writer, self.status, self.reload, self.stop.set, clock)
+        )
+        self._reloading = threading.Lock()
+        self._sources: list[_Kept] = []
+        self._threads: list[threading.Thread] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Start everything; when it returns, events are taken and rules decide."""
+        self.writer.start()
+        self.reload(first=True)
+        self._control.start()
+        self._registry.start()
+        self._dispatcher.start()
+        for source in self._all_sources():
+            thread = threading.Thread(target=self._keep, args=(source,), name=source.name, daemon=True)
+            self._sources.append(_Kept(source, thread))
+        for kept in self._sources:
+            kept.thread.start()
+        self._thread("rules", self._watch_rules)
+        self._thread("serving", self._watch_serving)
+        self._thread("stalls", self._watch_stalls)
+        self._log.info("daemon.ready", epoch=self.writer.epoch, seq=self.writer.standing.seq, version=__version__)
+
+    def wait(self) -> int:
+        """Until somebody says stop; the exit code."""
+        while not self.stop.wait(0.5):
+            if self.writer.failure is not None:
+                return 1
+        return 0
+
+    def close(self) -> None:
+        """Stop in reverse: nothing new comes in, what is at work is settled, what is queued is stored."""
+        self.stop.set()
+        for thread in [*(kept.thread for kept in self._sources), *self._threads]:
+            thread.join(5)
+        self._control.stop()
+        self._dispatcher.stop()
+        self._registry.stop()
+        self.writer.stop()
+        self._store.close()
+        self._log.info("daemon.stopped", seq=self.writer.standing.seq)
+
+    # -- parts
+
+    def _all_sources(self) -> list[Source]:
+        config, clock = self.config, self._clock
+        sources: list[Source] = [
+            StorageSource(name, entry, config.home, clock) for name, entry in config.sources.items()
+        ]
+        registry: MlflowSource | None = None
+        if config.models:
+            registry = MlflowSource(self._registry, config.models, config.registry.poll.total_seconds(), clock)
+            sources.append(registry)
+        sources.extend(ScheduleSource(name, entry, clock) for name, entry in config.schedules.items())
+        if config.webhook.hooks:
+            sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None))
+        if config.streams:
+            sources.append(self._supervisor)
+        return sources
+
+    def _context(self, call: Call) -> Context:
+        return LiveContext(self._services, call.run)
+
+    def _thread(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # -- keeping it all going
+
+    def _keep(self, source: Source) -> None:
+        """Run a source until the end; one that breaks is reported and started again, ever more slowly."""
+        pause = 1.0
+        while not self.stop.is_set():
+            began = time.monotonic()
+            try:
+                source.run(self.writer, self.stop)
+            except Exception as error:  # noqa: BLE001 - a source that breaks is started again
+                self._log.exception("source.broke", source=source.name, why=str(error))
+                self._report(Problem("worker", source.name, f"it broke and is started again: {error}"))
+            if time.monotonic() - began > 60:
+                pause = 1.0
+            self.stop.wait(pause)
+            pause = min(pause * 2, 60.0)
+
+    def _watch_rules(self) -> None:
+        while not self.stop.wait(RELOAD_SECONDS):
+            if not self._rules.changed():
+                continue
+            try:
+                self.reload()
+            except ConfigError as error:
+                self._log.warning("rules.kept", mistakes=[str(mistake) for mistake in error.mistakes])
+            except StoreBusy as error:
+                self._log.warning("rules.not_loaded", why=str(error))
+
+    def _watch_serving(self) -> None:
+        while not self.stop.is_set():
+            try:
+                self._serving.ensure()
+            except DaemonError as error:
+                self._log.warning("serving.unavailable", why=str(error))
+            self.stop.wait(2.0)
+
+    def _watch_stalls(self) -> None:
+        while not self.stop.wait(5.0):
+            for kept in self._sources:
+                self._tell_stall(kept)
+
+    def _tell_stall(self, kept: _Kept) -> None:
+        """A source that does not reach its system is an event, once per stall."""
+        health = kept.source.health()
+        since = health.alive_at
+        if since is None or self._clock() - since < STALLED or kept.told == since.isoformat():
+            return
+        name, why = kept.source.name, health.problem or "it has not reached its system"
+        data = {"source": name, "since": since.isoformat(), "why": why}
+        event = Event(f"{name}@{since.isoformat()}", "driftd:health", "source.stalled", name, self._clock(), data)
+        try:
+            self.writer.submit(Batch(events=(event,)))
+        except DaemonError as error:
+            self._log.warning("stall.not_stored", source=name, why=str(error))
+            return
+        kept.told = since.isoformat()
+
+    def _report(self, problem: Problem) -> None:
+        try:
+            self.writer.submit(Batch(problems=(problem,)))
+        except DaemonError as error:
+            self._log.warning("problem.not_stored", place=problem.where, reason=problem.reason, why=str(error))
+
+    def _gather_evidence(self, run: str, trigger: Event) -> None:
+        """A run began because of a measurement: keep Evidently's report on that window while its sample is there."""
+        if "window" not in trigger.data:
+            return
+        folder = self.config.home / "evidence" / run
+        folder.mkdir(parents=True, exist_ok=True)
+        data = trigger.data
+        path = str(folder / "drift-report.html")
+        asked = Report(data["stream"], data["monitor"], data["segment"], int(data["window"]["last"]), path)
+        if not self._supervisor.evidence(asked):
+            self._log.warning("evidence.not_asked", run=run, why="too many reports wait")
+
+    # -- for the control socket
+
+    def reload(self, first: bool = False) -> Mapping[str, Any]:
+        """Read the rules and put them in force, all or nothing; ConfigError leaves the last good set in force."""
+        with self._reloading:
+            return self._reload(first)
+
+    def _reload(self, first: bool) -> Mapping[str, Any]:
+        try:
+            loaded = self._rules.load()
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                where = f"{mistake.file}:{mistake.line}:{mistake.column}"
+                self._report(Problem("rule", where, mistake.message))
+            if not first:
+                raise
+            # A daemon that restarts beside a broken file goes on with the set that was in force before.
+            loaded = self._last_good(error)
+        self.writer.load(loaded.rules, loaded.files)
+        self._supervisor.apply(loaded.monitors)
+        self._log.info("rules.loaded", revision=loaded.rules.revision, rules=len(loaded.rules.rules))
+        return {"revision": loaded.rules.revision, "rules": len(loaded.rules.rules)}
+
+    def _last_good(self, error: ConfigError) -> LoadedRules:
+        with self._store.read() as session:
+            rows = session.rows("newest_ruleset")
+        if not rows:
+            raise error
+        return self._rules.parse(orjson.loads(rows[0][0]))
+
+    def status(self) -> Mapping[str, Any]:
+        """How it is doing, as JSON values; `ready` says whether a probe should be content."""
+        standing, writer = self.writer.standing, self.writer
+        sources = {kept.source.name: _health(kept.source) for kept in self._sources}
+        stuck = [kept.source.name for kept in self._sources if kept.told]
+        return {
+            "version": __version__,
+            "ready": writer.failure is None and not stuck,
+            "epoch": writer.epoch,
+            "seq": standing.seq,
+            "recorded_at": standing.at.isoformat(),
+            "paused": standing.world.paused,
+            "rules": {"revision": writer.rules.revision, "count": len(writer.rules.rules)},
+            "queued": writer.queued,
+            "audit": {"seq": standing.audit, "hash": standing.head},
+            "stalled": stuck,
+            "sources": sources,
+        }
+
+
+def _health(source: Source) -> dict[str, Any]:
+    health = source.health()
+    return {
+        "alive_at": health.alive_at.isoformat() if health.alive_at else None,
+        "event_at": health.event_at.isoformat() if health.event_at else None,
+        "problem": health.problem,
+    }
+
+
+def run(config: Config, on_point: OnPoint = no_point) -> int:
+    """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code."""
+    start_logging()
+    app = App(config, on_point)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: app.stop.set())
+    try:
+        app.start()
+        return app.wait()
+    finally:
+        app.close()
