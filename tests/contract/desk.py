@@ -23,7 +23,7 @@ from daemon.store.sqlite import SqliteStore
 from daemon.writer import Writer
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first true value of `holds`, asked again and again; fails when there is none in time."""
     until = time.monotonic() + seconds
     while not (value := holds()):
@@ -53,6 +53,8 @@ class Desk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / "store.db"
+        self.patience = 30.0
+        """Most seconds that `submit` waits, whatever it is told."""
         self._open()
 
     def _open(self) -> None:
@@ -75,7 +77,15 @@ class Desk:
 
     def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
         """See Intake."""
-        return self.writer.submit(batch, timeout)
+        return self.writer.submit(batch, min(timeout, self.patience))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Somebody else has the database locked, so the writer can write nothing."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=30)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
 
     def cursor(self, source: str) -> Any:
         """See Intake."""

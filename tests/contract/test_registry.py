@@ -8,9 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from daemon.clients.artifacts import artifacts_digest
 from daemon.clients.registry import RegistryProcess
 from daemon.core.errors import Refused, Unavailable
+from tests.contract.desk import eventually
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow's own imports warn
@@ -31,46 +31,17 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for one MLflow database and its artifacts."""
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture(scope="module")
-def registry(home: Path) -> Iterator[RegistryProcess]:
-    """The process over an MLflow database that does not exist before its first call."""
-    process = RegistryProcess(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"), timeout=40)
-    process.start()
-    yield process
-    process.stop()
-
-
-@pytest.fixture(scope="module")
-def client(home: Path, registry: RegistryProcess) -> MlflowClient:
-    """Somebody else's client of the same database."""
-    registry.alias("nothing", "champion")  # the process has made the tables by now
-    uri = f"sqlite:///{home}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+@pytest.fixture
+def home(registry_home: Path) -> Path:
+    """The folder of the MLflow database and its artifacts."""
+    return registry_home
 
 
 @pytest.fixture
-def name(request: pytest.FixtureRequest, client: MlflowClient) -> str:
+def name(name: str, client: MlflowClient) -> str:
     """A registered model of the test's own."""
-    made: str = request.node.name[5:].replace("[", "-").replace("]", "")
-    client.create_registered_model(made)
-    return made
-
-
-def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true value of `holds`, asked again and again."""
-    until = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < until, "it never came true"
-        threading.Event().wait(0.05)
-    return value
+    client.create_registered_model(name)
+    return name
 
 
 def register(client: MlflowClient, name: str, **tags: str) -> str:
