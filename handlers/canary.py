@@ -42,6 +42,7 @@ from handlers.parts.traffic import (
     pin,
     same,
     shift,
+    trouble,
 )
 from handlers.parts.watch import PAGE, Watch, begin, evidence, looked, reasons, warmed
 
@@ -226,8 +227,8 @@ def _prepare(call: Call, context: Context, inputs: Canary, stands: Progress, tra
     if waits:
         late = context.now - datetime.fromisoformat(stands.started) >= timedelta(seconds=READY_SECONDS)
         if late or context.now >= call.deadline:
-            return Failed(f"version {' and '.join(waits)} did not become ready; no traffic was shifted")
-        return Working(POLL, replace(stands, pin=made).to_json(), f"version {' and '.join(waits)} loads")
+            return Failed(f"version {trouble(waits, traffic)} did not become ready; no traffic was shifted")
+        return Working(POLL, replace(stands, pin=made).to_json(), f"version {trouble(waits, traffic)} loads")
     answers: tuple[Answer, ...] = (Answer("registry", "pin", {"stable": made.stable, "aliased": made.aliased}),)
     if not same(traffic.weights, {made.stable: 100}):
         traffic, shifted = shift(call, context, {made.stable: 100}, traffic.epoch)

@@ -26,7 +26,7 @@ from daemon.handling import (
     Working,
 )
 from handlers.parts.settled import settled, version_of
-from handlers.parts.traffic import Pin, deployed, note_alias, ours, pin, retire_others, same, set_alias, shift
+from handlers.parts.traffic import Pin, deployed, note_alias, ours, pin, retire_others, same, set_alias, shift, trouble
 
 SECONDS = 600.0
 LEASE = timedelta(seconds=30)
@@ -70,8 +70,8 @@ def run(call: Call, context: Context) -> Outcome:
     made = pin(call, context, version, traffic)
     if not deployed(call, context, version, traffic):
         if context.now + LEASE >= call.deadline:
-            return Failed(f"version {version} did not become ready; it was not promoted")
-        return Working(1.0, note=f"version {version} loads")
+            return Failed(f"version {trouble([version], traffic)} did not become ready; it was not promoted")
+        return Working(1.0, note=f"version {trouble([version], traffic)} loads")
     if context.now + LEASE >= call.deadline:
         return Failed("too little time is left to move the alias safely")
     answers = _champion(call, context, inputs, made)

@@ -36,7 +36,7 @@ from daemon.handling import (
     parse_duration,
 )
 from handlers.parts.settled import settled
-from handlers.parts.traffic import READY_SECONDS, deployed, ours, pin_tag, pinned, same, shift
+from handlers.parts.traffic import READY_SECONDS, deployed, ours, pin_tag, pinned, same, shift, trouble
 
 STRAY = 0.001
 """Share of requests that may be logged late under the old version, after the time to settle."""
@@ -185,8 +185,8 @@ def _blocked(call: Call, context: Context, way: Way, traffic: Traffic) -> Outcom
     waits = call.state.get("waits") or context.now.isoformat()
     late = context.now - datetime.fromisoformat(waits) >= timedelta(seconds=READY_SECONDS)
     if not late and context.now + timedelta(seconds=2 * POLL) < call.deadline:
-        return Working(POLL, {**call.state, "waits": waits}, f"version {way.good} loads")
-    why = f"version {way.good}, the last known good, does not become ready"
+        return Working(POLL, {**call.state, "waits": waits}, f"version {trouble([way.good], traffic)} loads")
+    why = f"version {trouble([way.good], traffic)}, the last known good, does not become ready"
     healthy = [name for name, share in traffic.weights.items() if share and traffic.ready.get(name)]
     if not healthy:
         return Failed(f"{why}, and no other version answers")
@@ -223,12 +223,12 @@ def _prove(call: Call, context: Context, inputs: Rollback, way: Way, before: tup
     """The two read-backs: what the serving side says, and where the logged requests went."""
     target, since = context.target(call.model), str(call.state["since"])
     traffic = context.serving.traffic(target)
-    served = context.serving.served(target, since)
-    total = sum(served.requests.values())
-    stray = total - served.requests.get(way.good, 0)
+    requests = _requests(context, target, since)
+    total = sum(requests.values())
+    stray = total - requests.get(way.good, 0)
     allowed = math.ceil(total * STRAY + 3 * math.sqrt(total * STRAY))
     shown = {
-        "requests": dict(served.requests), "since": since, "stray": stray, "stray_allowed": allowed,
+        "requests": requests, "since": since, "stray": stray, "stray_allowed": allowed,
         "requests_needed": inputs.min_requests,
     }  # fmt: skip
     answers = (
@@ -248,6 +248,14 @@ def _prove(call: Call, context: Context, inputs: Rollback, way: Way, before: tup
             answers=answers,
         )
     return _done(call, context, way, "proven" if proven else "unverified", answers)
+
+
+def _requests(context: Context, target: str, since: str) -> dict[str, int]:
+    """Logged requests by version; none when the log cannot say: that proves nothing, and undoes nothing."""
+    try:
+        return dict(context.serving.served(target, since).requests)
+    except Unavailable:
+        return {}
 
 
 def _done(call: Call, context: Context, way: Way, verified: str, answers: tuple[Answer, ...]) -> Done:

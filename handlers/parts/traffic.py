@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from daemon.handling import Answer, Call, Conflict, Context, Refused, Traffic, Unavailable
@@ -124,6 +124,11 @@ def deployed(call: Call, context: Context, version: str, traffic: Traffic) -> bo
         if registered.status == "READY":
             context.serving.deploy(context.target(call.model), version, registered.source)
     return False
+
+
+def trouble(versions: Iterable[str], traffic: Traffic) -> str:
+    """The versions with what the serving side says is wrong with each."""
+    return " and ".join(f"{name} ({traffic.problems[name]})" if name in traffic.problems else name for name in versions)
 
 
 def retire_others(call: Call, context: Context, keep: tuple[str, ...]) -> tuple[Answer, ...]:

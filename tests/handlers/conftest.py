@@ -50,9 +50,10 @@ class World:
     changes: list[str] = field(default_factory=list)
     """Every operation that changed something outside, in order."""
     away: set[str] = field(default_factory=set)
-    """Services that do not answer: `serving`, `registry`, `jobs`."""
+    """Services that do not answer: `serving`, `log`, `registry`, `jobs`, `http`."""
     real_jobs: Any = None
     real_registry: Any = None
+    real_serving: Any = None
     crash_after: int | None = None
     """Die after this many further operations."""
 
@@ -64,9 +65,9 @@ class World:
         return self.real_jobs or self
 
     @property
-    def serving(self) -> World:
-        """Itself."""
-        return self
+    def serving(self) -> Any:
+        """Itself, or the real one."""
+        return self.real_serving or self
 
     @property
     def registry(self) -> Any:
@@ -149,8 +150,9 @@ class World:
         self._did("retire", None)
 
     def served(self, target: str, since: str) -> Served:
-        """See Serving."""
+        """See Serving; the log may be away on its own."""
         self._reached("serving")
+        self._reached("log")
         return Served(dict(self.served_by), since)
 
     # -- registry

@@ -209,6 +209,17 @@ def test_a_rollback_is_proven_by_requests_only(promoted: Any, call: Any, served:
     assert outcome.outputs["verified"] == verified
 
 
+def test_a_log_that_cannot_say_leaves_a_rollback_unverified(promoted: Any, call: Any) -> None:
+    """When requests could not be logged, the rollback is done all the same, and not called proven."""
+    promoted.away = {"log"}
+
+    outcome = promoted.drive(rollback.run, undo(call, promoted, promoted.given))
+
+    assert isinstance(outcome, Done)
+    assert outcome.outputs["verified"] == "unverified"
+    assert promoted.split.weights == {"1": 100.0}
+
+
 def test_a_log_that_disagrees_with_the_control_plane_is_a_failure(promoted: Any, call: Any) -> None:
     """When requests still go to the rejected version although the split says otherwise, a person is needed."""
     promoted.served_by = {"1": 500, "2": 60}
