@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.config import Model, Stream
+from daemon.core.canonical import canonical
 from daemon.core.events import CATALOGUE, EventType, Field, Kind
 from daemon.core.expressions import Condition, compile_condition
 from daemon.core.monitors import METHODS, FeatureKind, Monitor, Window
 from daemon.core.rules import Mode, OnUnknown, Position, Rule, WhenBusy
 from daemon.core.spelling import did_you_mean
-from daemon.documents import Document, parse, parse_part
+from daemon.documents import Document, Where, parse, parse_part, parse_text
 from daemon.findings import Findings
 from daemon.ruleforms import MonitorForm, RuleForm
 from daemon.rulesteps import Known, check_guards, check_steps, check_told, read_steps
@@ -193,9 +194,17 @@ def _rule(document: Document, index: int, raw: Any, about: _About, known: Known)
         on_failure=failure,
         owner=about.owner,
         position=Position(document.file, line, column),
-        text=about.head + document.text(findings.entry),
+        text=about.head + _written(document, findings.entry, raw),
     )
     return ReadRule(name, rule, findings)
+
+
+def _written(document: Document, entry: Where, raw: Any) -> str:
+    """The entry as written; where aliases bring in what is written elsewhere, with what they make of it."""
+    text = document.text(entry)
+    if "*" not in text or parse_text(text, "").data == raw:
+        return text
+    return f"{text}\n# read as: {canonical(raw).decode()}"
 
 
 def _form(findings: Findings, raw: Any) -> tuple[RuleForm | None, set[str]]:

@@ -158,9 +158,11 @@ def check_guards(
             message = f"a canary is judged by the prediction log, and {_of(model, stream)} does not say the version (fields.version)"
             findings.wrong(where, message, at_key=True)
             continue
-        for place, guard in enumerate(getattr(read, "guards", ())):
-            missing = _undecidable(str(guard), stream)
-            if missing:
+        for place, item in enumerate(getattr(read, "guards", ())):
+            for guard in (item,) if isinstance(item, str) else tuple(item):
+                missing = _undecidable(guard, stream)
+                if not missing:
+                    continue
                 written = ("do", index, "canary", "guards", place)
                 findings.wrong(written, f"guard {guard} cannot decide: {_of(model, stream)} has no {missing}")
 
