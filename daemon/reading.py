@@ -6,9 +6,10 @@ Lists come newest first, unless they say otherwise. Names that a person typed ma
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -16,7 +17,7 @@ from daemon.core.audit import GENESIS, AuditRecord
 from daemon.core.errors import AuditBroken, NotFound
 from daemon.core.memory import Memory, from_storage
 from daemon.core.runs import Run
-from daemon.store.base import Row, Session, Store
+from daemon.store.base import Row, Session
 from daemon.store.rows import (
     StoredCall,
     StoredDecision,
@@ -32,6 +33,14 @@ CHUNK = 2000
 """Audit records read at once."""
 NEVER_ENDS = 2**62
 """A place after all others."""
+
+
+class Readable(Protocol):
+    """A store, for those who only read."""
+
+    def read(self) -> AbstractContextManager[Session]:
+        """A consistent view."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,7 @@ def audit_of(session: Session, ref: str) -> list[StoredRecord]:
     return [_record(row) for row in session.rows("audit_of", ref)]
 
 
-def audit_records(store: Store, after: int = 0) -> Iterator[StoredRecord]:
+def audit_records(store: Readable, after: int = 0) -> Iterator[StoredRecord]:
     """All audit records, oldest first, never more than a few thousand in memory."""
     while True:
         with store.read() as session:
@@ -201,7 +210,7 @@ def audit_records(store: Store, after: int = 0) -> Iterator[StoredRecord]:
         after = rows[-1][0]
 
 
-def audit_chain(store: Store) -> Iterator[AuditRecord]:
+def audit_chain(store: Readable) -> Iterator[AuditRecord]:
     """The chain for `core.audit.verify`. AuditBroken when what a record is filed under is not what its body says."""
     previous = GENESIS
     for record in audit_records(store):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.core.errors import StoreError
+from daemon.core.errors import NotFound, StoreError
 from daemon.store.base import Session
 from daemon.store.sqlite import BUSY_MS, Statements, named_errors
 from daemon.store.statements import migrations
@@ -17,9 +17,9 @@ class SqliteReader:
     """A store that can be read, for one thread."""
 
     def __init__(self, path: Path) -> None:
-        """StoreError when there is no store there, or one of another schema than this driftd knows."""
+        """NotFound when there is no store there, StoreError when its schema is another than this driftd knows."""
         if not path.is_file():
-            raise StoreError(f"there is no store at {path}: no daemon has run here yet")
+            raise NotFound(f"there is no store at {path}: no daemon has run here yet")
         with named_errors():
             self._connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_MS / 1000, isolation_level=None

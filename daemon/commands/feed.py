@@ -1,0 +1,132 @@
+"""`driftd feed`: play a data set into a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import typer
+
+from daemon.commands.exits import Exit
+from daemon.commands.printing import AsJson, print_error, print_json, print_line
+from daemon.commands.workplace import Workplace, workplace
+from daemon.core.errors import NotFound
+from daemon.feeding.files import Folder, Format, Labels, Pace, label_folder, play_files
+from daemon.feeding.requests import Answered, Target, play_requests
+from daemon.feeding.table import Table, read_table
+
+
+def feed(  # noqa: PLR0913, PLR0917 - options of a command line
+    context: typer.Context,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream, as config.yaml names it.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="The rows: CSV or Parquet, columns named as the stream's fields.")
+    ],
+    labels: Annotated[Path | None, typer.Option("--labels", help="The labels by id; default: the data's own.")] = None,
+    to: Annotated[
+        Literal["files", "gateway"],
+        typer.Option("--to", help="Prediction-log files, or requests to the local gateway."),
+    ] = "files",
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="A:B", help="Rows A to B (not included), by event time.")
+    ] = ":",
+    rate: Annotated[float, typer.Option("--rate", min=0, help="Rows per second; 0: as fast as it goes.")] = 0.0,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows per file.")] = 500,
+    formats: Annotated[str, typer.Option("--format", help="File formats, used in turn.")] = "jsonl,parquet",
+    label_lag: Annotated[int, typer.Option("--label-lag", min=0, help="Labels come so many rows later.")] = 0,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=1000, help="Requests at a time.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Play a data set into a stream in event-time order, as another serving system would, with labels coming later.
+
+    On SIGTERM it ends with the row at work, brings the labels of what it has played, and says where to go on (`next`).
+    """
+    place = workplace(context)
+    entry = place.config.streams.get(stream)
+    if entry is None:
+        raise NotFound(f"config.yaml has no stream {stream!r}; it has {', '.join(place.config.streams) or 'none'}")
+    kinds = _formats(formats)
+    table = read_table(entry, data, labels, _range(rows))
+    pace = Pace(rate, batch, label_lag)
+    later = Labels(table, label_folder(entry, table, kinds, place.home), label_lag, batch)
+    began = time.monotonic()
+    if to == "files":
+        folder = Folder(place.home / entry.predictions, entry.complete == "marker", kinds)
+        position = play_files(table, folder, later, pace, _until_told())
+        answered = None
+    else:
+        folder = None
+        position, answered = asyncio.run(play_requests(table, _target(place, stream, concurrency), later, pace))
+    told = _summary(table, position, later, time.monotonic() - began)
+    told |= {"stream": stream, "to": to, "files": folder.files if folder else 0, **_answers(answered)}
+    if as_json:
+        print_json(told)
+    else:
+        print_line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items()))
+    if answered is not None and answered.sent and not answered.versions:
+        print_error(f"driftd: no request was answered: {dict(answered.failures)}")
+        raise typer.Exit(Exit.FOUND)
+
+
+def _range(text: str) -> tuple[int, int | None]:
+    start, colon, end = text.partition(":")
+    if not colon or not all(part == "" or part.isdigit() for part in (start, end)):
+        raise typer.BadParameter(f"--rows {text!r}: write A:B, for example 0:25000, or 25000: for the rest")
+    return int(start or 0), int(end) if end else None
+
+
+def _formats(text: str) -> tuple[Format, ...]:
+    kinds = tuple(part.strip() for part in text.split(","))
+    known = get_args(Format)
+    if not all(kind in known for kind in kinds):
+        raise typer.BadParameter(f"--format {text!r}: there are {', '.join(known)}")
+    return cast("tuple[Format, ...]", kinds)
+
+
+def _target(place: Workplace, stream: str, concurrency: int) -> Target:
+    """The gateway's target of the stream's model."""
+    models = {name: model for name, model in place.config.models.items() if model.stream == stream}
+    if len(models) != 1:
+        raise NotFound(f"{len(models)} models have the stream {stream!r}: requests need exactly one")
+    ((name, model),) = models.items()
+    gateway = place.config.platform.gateway
+    url = f"http://{gateway.host}:{gateway.port}/targets/{model.serving or name}/invocations"
+    return Target(url, concurrency, gateway.timeout.total_seconds() + 1.0)
+
+
+def _until_told() -> Callable[[float], bool]:
+    """Waits so many seconds; true as soon as SIGTERM or SIGINT has come."""
+    # A pipe, not an Event: a signal's handler may run while the waiting thread holds the Event's lock.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: _ignored(os.write(tell, b".")))
+    return lambda seconds: bool(select.select([told], [], [], seconds)[0])
+
+
+def _ignored(_written: int) -> None:
+    """What a signal's handler must give."""
+
+
+def _summary(table: Table, position: int, labels: Labels, seconds: float) -> dict[str, Any]:
+    played = position - table.first
+    return {
+        "rows": played, "first": table.first, "next": position, "stopped": played < len(table.rows),
+        "labels": labels.brought, "label_files": labels.folder.files if labels.folder else 0,
+        "seconds": round(seconds, 3),
+    }  # fmt: skip
+
+
+def _answers(answered: Answered | None) -> dict[str, Any]:
+    if answered is None:
+        return {}
+    return {
+        "requests": answered.sent, "failed": answered.failed, "failures": dict(answered.failures),
+        "versions": dict(answered.versions), "late": answered.late,
+    }  # fmt: skip

@@ -1,0 +1,199 @@
+"""What an operator says to the running daemon, and what came of it.
+
+Every word goes through the control socket and is a stored, attributed event when the command returns; then the store is
+read to tell what it changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from daemon import reading
+from daemon.commands.exits import Exit
+from daemon.commands.printing import AsJson, print_error, print_json, print_line, print_table, when
+from daemon.commands.workplace import Workplace, workplace
+from daemon.control import ask
+from daemon.core.errors import NotFound, StoreError, Unavailable
+from daemon.core.runs import ASKING, Run, State
+from daemon.store.base import Session
+
+By = Annotated[str, typer.Option("--by", help="Who says so; default: the user's own name, which is kept beside it.")]
+Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or how it begins.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What an operator says."""
+
+    verb: str
+    target: str
+    by: str
+    reason: str
+    as_json: bool
+
+
+def pause(context: typer.Context, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Pause all rules: they decide and remember, and start nothing. Runs that are under way go on."""
+    _pause(workplace(context), Word("pause", "", by, reason, as_json))
+
+
+def resume(context: typer.Context, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Let rules start runs again."""
+    _pause(workplace(context), Word("resume", "", by, reason, as_json))
+
+
+def approve(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Say yes to the step that a run waits with."""
+    _tell_run(workplace(context), Word("approve", run, by, reason, as_json))
+
+
+def reject(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Say no to the step that a run waits with: the run ends, and what it did to traffic is undone."""
+    _tell_run(workplace(context), Word("reject", run, by, reason, as_json))
+
+
+def cancel(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Cancel a run; what it did to traffic is undone. A rollback that is under way goes on."""
+    _tell_run(workplace(context), Word("cancel", run, by, reason, as_json))
+
+
+def stop(context: typer.Context, as_json: AsJson = False) -> None:
+    """Stop the daemon: what is at work is settled, jobs and the gateway go on by themselves."""
+    ask(workplace(context).home, {"op": "stop"})
+    if as_json:
+        print_json({"stopping": True})
+    else:
+        print_line("It is stopping.")
+
+
+def reload(context: typer.Context, as_json: AsJson = False) -> None:
+    """Read the rules again now, all or nothing (it happens by itself within a second or two of an edit)."""
+    answer = ask(workplace(context).home, {"op": "reload"})
+    if as_json:
+        print_json(answer["rules"])
+    else:
+        print_line(f"{answer['rules'].get('rules')} rules are in force, revision {answer['rules'].get('revision')}.")
+
+
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """How the daemon and its store are doing. Exit code 3 when no daemon runs, 1 when it runs and is not ready."""
+    place = workplace(context)
+    try:
+        answer: dict[str, Any] = ask(place.home, {"op": "status"}, 10.0)["status"]
+        running, why = True, ""
+    except Unavailable as error:
+        answer, running, why = {}, False, str(error)
+    try:
+        with place.reading() as session:
+            stored = _stored(session)
+    except (StoreError, NotFound) as error:
+        stored = {"problem": str(error)}
+    ready = bool(answer.get("ready", running))
+    told = {"running": running, "ready": ready, "home": str(place.home), "daemon": answer, "store": stored}
+    if as_json:
+        print_json(told)
+    else:
+        _print_status(told)
+    if not running:
+        print_error(f"driftd: {why}")
+        raise typer.Exit(Exit.NOT_RUNNING)
+    if not ready:
+        raise typer.Exit(Exit.FOUND)
+
+
+def _stored(session: Session) -> dict[str, Any]:
+    newest = reading.events(session, limit=1)
+    live = [run for run in reading.runs(session, 1000) if not run.ended]
+    return {
+        "events": newest[0].recorded.seq if newest else 0,
+        "last_event": newest[0].recorded.at.isoformat() if newest else None,
+        "paused": reading.paused(session),
+        "live_runs": [{"id": run.id, "rule": run.rule, "state": run.state.value} for run in live],
+        "waiting_for_approval": [run.id for run in live if run.state in ASKING],
+        "stuck_runs": [run.id for run in reading.runs(session, 1000) if run.state is State.STUCK],
+        "problems": sum(problem.count for problem in reading.problems(session, 1000)),
+        "barred_versions": sum(not barred.released for barred in reading.quarantine(session)),
+    }
+
+
+def _print_status(told: Mapping[str, Any]) -> None:
+    daemon, stored = told["daemon"], told["store"]
+    state = ("ready" if told["ready"] else "running, but not ready") if told["running"] else "not running"
+    rows: list[tuple[str, Any]] = [("daemon", state), ("home", told["home"])]
+    for name, value in daemon.items():
+        if name == "sources" and isinstance(value, Mapping):
+            rows += [(f"source {source}", _source(health)) for source, health in value.items()]
+        elif isinstance(value, Mapping):
+            rows.append((name, ", ".join(f"{key} {item}" for key, item in value.items())))
+        elif name != "ready":
+            rows.append((name, ", ".join(map(str, value)) if isinstance(value, list) else value))
+    for name, value in stored.items():
+        if name == "live_runs":
+            rows += [(f"run {run['id'][:8]}", f"{run['state']}, of {run['rule']}") for run in value]
+        elif isinstance(value, list):
+            rows += [(name.replace("_", " "), ", ".join(run[:8] for run in value))] if value else []
+        elif name not in daemon:
+            rows.append((name.replace("_", " "), value))
+    print_table(("what", "how"), rows, "")
+
+
+def _source(health: Mapping[str, Any]) -> str:
+    if health.get("problem"):
+        return str(health["problem"])
+    return f"alive {health.get('alive_at') or 'never'}, last event {health.get('event_at') or 'never'}"
+
+
+def _pause(place: Workplace, word: Word) -> None:
+    answer = place.say(word.verb, "", word.by, word.reason)
+    with place.reading() as session:
+        paused = reading.paused(session)
+    came = {"event": answer["seq"], "by": answer["by"], "paused": paused}
+    if word.as_json:
+        print_json(came)
+        return
+    print_line(
+        "Paused: rules decide and remember, and start nothing until `driftd resume`." if paused else "Rules start runs."
+    )
+
+
+def _tell_run(place: Workplace, word: Word) -> None:
+    with place.reading() as session:
+        before = reading.run(session, word.target)
+    objection = _objection(word.verb, before)
+    if objection:
+        print_error(f"driftd: run {before.id[:8]} {objection}")
+        raise typer.Exit(Exit.REFUSED)
+    answer = place.say(word.verb, before.id, word.by, word.reason, subject=before.model)
+    with place.reading() as session:
+        after = reading.run(session, before.id)
+    moves = after.moves[len(before.moves) :]
+    came = {
+        "event": answer["seq"], "by": answer["by"], "run": after.id, "before": before.state.value,
+        "state": after.state.value, "why": after.why, "changed": bool(moves),
+    }  # fmt: skip
+    if word.as_json:
+        print_json(came)
+    elif moves:
+        for move in moves:
+            print_line(f"{when(move.at)}  {move.signal}  ->  {move.state}" + (f": {move.note}" if move.note else ""))
+    if not moves:
+        print_error(
+            f"driftd: event {answer['seq']} is stored, but run {after.id[:8]} stands as it was: {after.state.value}"
+        )
+        raise typer.Exit(Exit.FOUND)
+
+
+def _objection(verb: str, run: Run) -> str:
+    """Why the word would change nothing; empty when it may."""
+    if run.ended:
+        return f"has ended: {run.state.value}"
+    if verb == "approve" and run.state not in ASKING:
+        return f"waits for nobody's word: it is {run.state.value}"
+    if verb in {"reject", "cancel"} and run.state is State.UNDOING:
+        return "is rolling back, and a rollback is not stopped"
+    return ""
