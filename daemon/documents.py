@@ -11,8 +11,9 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -43,8 +44,9 @@ _TAGS = {yaml.ScalarNode: f"{_TAG}str", yaml.SequenceNode: f"{_TAG}seq", yaml.Ma
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
+    """Where one value stands. (A tuple: a file has thousands of them.)"""
+
     key: tuple[int, int]
     """Line and column (from 1) of the key, or of the list item's value."""
     value: tuple[int, int]
@@ -81,7 +83,7 @@ class Document:
         top, left = place.value
         if place.style in {"|", ">"}:
             # A folded text has lost its line breaks, so its lines cannot be told: the block's first line must do.
-            first = self.source.splitlines()[top] if top < len(self.source.splitlines()) else ""
+            first = self._lines[top] if top < len(self._lines) else ""
             indent = len(first) - len(first.lstrip())
             return Mistake(self.file, top + (line if place.style == "|" else 1), indent + column, message)
         quote = 1 if place.style else 0
@@ -93,7 +95,7 @@ class Document:
         """A value as written, without the indentation it stands at and the comments after it."""
         place = self._nearest(where)
         (top, left), (bottom, right) = place.value, place.end
-        lines = self.source.splitlines()[top - 1 : bottom]
+        lines = self._lines[top - 1 : bottom]
         if not lines:
             return ""
         if bottom - top < len(lines):
@@ -102,6 +104,10 @@ class Document:
         while lines and (not lines[-1].strip() or _outer_comment(lines[-1], left)):
             lines.pop()
         return textwrap.dedent("\n".join(lines))
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.source.splitlines()
 
     def _nearest(self, where: Where) -> _Place:
         while where not in self._places:

@@ -24,6 +24,8 @@ _CAUSES: Mapping[str, tuple[str, ...]] = {
 }
 """Verb -> event types that it makes come; every run makes run.finished come besides."""
 
+_CAUSED = frozenset({"run.finished", *(kind for kinds in _CAUSES.values() for kind in kinds)})
+
 
 def check_all(rules: Sequence[ReadRule], monitors: Sequence[ReadMonitor], known: Known) -> None:
     """Note what is wrong between entries, and what can never be, in the findings of each."""
@@ -175,10 +177,8 @@ def _check_overlaps(made: Sequence[tuple[Rule, Findings]]) -> None:
 
 def _check_cycles(made: Sequence[tuple[Rule, Findings]]) -> None:
     acting = [(rule, findings) for rule, findings in made if rule.mode is not Mode.OBSERVE and rule.steps]
-    by_name = {rule.name: rule for rule, _ in acting}
-    edges = {
-        name: [other.name for other in by_name.values() if _leads_to(rule, other)] for name, rule in by_name.items()
-    }
+    listening = [rule for rule, _ in acting if rule.on in _CAUSED]
+    edges = {rule.name: [other.name for other in listening if _leads_to(rule, other)] for rule, _ in acting}
     told: set[frozenset[str]] = set()
     for rule, findings in acting:
         cycle = _cycle(rule.name, edges)

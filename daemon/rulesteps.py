@@ -243,13 +243,12 @@ _BROKEN = Template("", "", "any", (), (), None)
 
 def _validated(findings: Findings, where: Where, compiled: dict[str, Any], verb: VerbShape) -> BaseModel | None:
     """The inputs as the verb reads them, with samples in place of templates."""
-    tries = list(_sampled(compiled))
-    for tried in tries:
+    for tried in _sampled(compiled):
         try:
             return verb.inputs.model_validate(tried)
         except ValidationError:
             continue
-    inputs = parse_part(findings.document, (*findings.entry, *where), tries[0], verb.inputs)
+    inputs = parse_part(findings.document, (*findings.entry, *where), _filled(compiled, 0), verb.inputs)
     assert isinstance(inputs, tuple)
     findings.shape(inputs)
     return None

@@ -140,6 +140,8 @@ class Tree:
     """A parsed or checked expression."""
 
     def __init__(self, serialized: bytes) -> None:
+        self.serialized = serialized
+        """As it came from the compiler."""
         wrapped = any_pb2.Any.FromString(serialized)
         self._url = wrapped.type_url
         name = "CheckedExpr" if self._url.endswith("CheckedExpr") else "ParsedExpr"

@@ -56,6 +56,12 @@ def typed(kind: str, with_streak: bool) -> cel.Env:
 
 
 @cache
+def has_json(kind: str) -> bool:
+    """Whether an event type has fields whose type only the event tells."""
+    return any(field.kind is Kind.JSON for field in CATALOGUE[kind].fields)
+
+
+@cache
 def opened() -> cel.Env:
     """The environment that evaluates checked expressions over maps of present fields."""
     return cel.NewEnv(variables={"event": cel.Type.DYN, "streak": cel.Type.DYN})

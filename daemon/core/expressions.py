@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from daemon.core import celerrors
 from daemon.core.activations import Activation, activation, timestamp
 from daemon.core.celtree import REFUSED, Comparison, Read, Tree
-from daemon.core.celtypes import opened, typed
+from daemon.core.celtypes import has_json, opened, typed
 from daemon.core.durations import write_duration
 from daemon.core.errors import Mistake
 
@@ -133,6 +134,7 @@ class Template:
         return Rendered(_plain(result.plain_value()), "")
 
 
+@lru_cache(maxsize=4096)
 def compile_condition(kind: str, text: str) -> Condition | tuple[Mistake, ...]:
     """Check `text` against events of type `kind`; mistakes have the line and column within `text`, and no file."""
     made = _compiled(kind, text, with_streak=False)
@@ -143,6 +145,7 @@ def compile_condition(kind: str, text: str) -> Condition | tuple[Mistake, ...]:
     return Condition(kind, text, made.reads, made.comparisons, made.roots, made.program)
 
 
+@lru_cache(maxsize=4096)
 def compile_template(kind: str, text: str) -> Template | tuple[Mistake, ...]:
     """Check `{{ expression }}` against events of type `kind`; it may also read `streak`."""
     found = _WHOLE.fullmatch(text)
@@ -165,6 +168,7 @@ def looks_like_template(value: Any) -> bool:
 
 
 _WHOLE = re.compile(r"\s*\{\{\s*(?P<expression>.*?)\s*\}\}\s*", re.DOTALL)
+_LOOPS = re.compile(r"\b(all|exists|exists_one|map|filter)\b")
 _MISSING_KEY = re.compile(r'Key not found in map : "(.*)"', re.DOTALL)
 
 
@@ -188,7 +192,8 @@ def _compiled(kind: str, text: str, with_streak: bool) -> _Compiled | tuple[Mist
     if isinstance(checked, tuple):
         return checked
     expression, tree = checked.expression, checked.tree
-    shadowed = tree.shadowed()
+    loops = _LOOPS.search(text) is not None
+    shadowed = tree.shadowed() if loops else None
     if shadowed is not None:
         return (Mistake("", *celerrors.place(text, shadowed), "a loop variable cannot be called event or streak"),)
     reads = tree.reads()
@@ -198,7 +203,13 @@ def _compiled(kind: str, text: str, with_streak: bool) -> _Compiled | tuple[Mist
         return (Mistake("", *celerrors.place(text, whole.position), message),)
     roots = tuple(dict.fromkeys(read.steps[0] for read in reads if read.root == "event" and read.steps[0]))
     type_name = celerrors.type_name(expression.return_type().name())
-    return _Compiled(type_name, reads, tree.comparisons(), roots, opened().deserialize(tree.hardened()))
+    return _Compiled(
+        type_name,
+        reads,
+        tree.comparisons(),
+        roots,
+        opened().deserialize(tree.hardened() if loops or "/" in text else tree.serialized),
+    )
 
 
 def _checked(kind: str, text: str, with_streak: bool) -> _Checked | tuple[Mistake, ...]:
@@ -215,6 +226,8 @@ def _checked(kind: str, text: str, with_streak: bool) -> _Checked | tuple[Mistak
             source = widened
             continue
         tree = Tree(expression.serialize())
+        if not has_json(kind):
+            return _Checked(expression, tree)
         beside = [literal.position for literal in tree.literals() if literal.beside_dyn]
         widened = celerrors.as_doubles(source, beside)
         if widened == source:
