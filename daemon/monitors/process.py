@@ -32,7 +32,7 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C is for the daemon, which ends it in order
         )
         self.pid = self._process.pid
-        self._started = self._heard = time.monotonic()
+        self._heard = time.monotonic()
         self._on_frame = on_frame
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -57,10 +57,6 @@ class WorkerProcess:
     def silent_s(self) -> float:
         """Seconds since its last sign of life."""
         return time.monotonic() - self._heard
-
-    def age_s(self) -> float:
-        """Seconds since its start."""
-        return time.monotonic() - self._started
 
     def why(self) -> str:
         """How it ended."""

@@ -41,8 +41,7 @@ REPORTS = 32
 HUNG_S = 180.0
 """A worker that has given no sign of life for so long is replaced; the largest reports take a quarter of that."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Before a dead worker is replaced; doubled while they die young."""
-YOUNG_S = 60.0
+"""Before a dead worker is replaced; doubled each time that one died before anything of its was stored."""
 BUSY_S = 0.5
 """Before a batch that could not be stored is handed in again."""
 TICK_S = 0.2
@@ -171,10 +170,10 @@ class Supervisor:
         worker = self._worker
         if worker is None:
             return
-        self._pause = FIRST_PAUSE_S if worker.age_s() > YOUNG_S else min(self._pause * 2, LONGEST_PAUSE_S)
         self._log.warning("worker_ended", pid=worker.pid, why=why, again_in_s=self._pause)
         self._health = replace(self._health, problem=f"the worker ended: {why}")
         self._start_at = time.monotonic() + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
         self._end(why)
 
     def _end(self, why: str) -> None:
@@ -264,6 +263,7 @@ class Supervisor:
                 continue
             if self._worker is not None:
                 self._worker.heard()  # it had to wait for us
+            self._pause = FIRST_PAUSE_S
             return
 
     def _reported(self, intake: Intake, body: Mapping[str, Any]) -> None:

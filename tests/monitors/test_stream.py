@@ -221,7 +221,7 @@ def test_an_edited_monitor_begins_anew_and_leaves_the_others_alone(tmp_path: Pat
 
 def test_rows_with_a_time_that_cannot_be_are_dead_letters(tmp_path: Path, data: Path, reference: Path) -> None:
     """A clock that is years ahead costs its own rows only; the stream's time does not jump with it."""
-    made = plan(tmp_path, horizon=86400.0)
+    made = plan(tmp_path)
     rows, labels = car_loan(data, 0, 1000)
     rows[10]["timestamp"] = "2199-01-01 00:00:00"
     feed(made, rows, labels)

@@ -1,0 +1,298 @@
+"""The supervisor with a real worker process and the real writer: nothing is lost or counted twice, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.clients.base import ModelVersion
+from daemon.config import Config, Model, RegistryConfig, Stream
+from daemon.core.errors import StoreBusy, Unavailable
+from daemon.core.events import Recorded
+from daemon.core.monitors import Monitor, Window
+from daemon.intake import Batch, Intake, Progress, Receipt
+from daemon.monitors.plan import StreamPlan, stream_plans
+from daemon.monitors.supervisor import Report, Supervisor
+from daemon.running import Running
+from daemon.store.rows import event_of
+from daemon.store.sqlite import SqliteStore
+from daemon.writer import Writer
+from tests.monitors.lab import CAR_LOAN, car_loan, feed, wait_for
+
+
+@dataclass
+class Registry:
+    """As much of a registry as is asked here: one model, whose champion a test can move."""
+
+    reference: Path
+    champion: str = "1"
+    answers: bool = True
+
+    def alias(self, name: str, alias: str) -> str:
+        """The champion."""
+        if not self.answers:
+            raise Unavailable("registry", "alias", "it is down")
+        return self.champion
+
+    def version(self, name: str, version: str) -> ModelVersion:
+        """Any version exists."""
+        return ModelVersion(name, version, "1700000000000", "run", "", "READY", {})
+
+    def fetch(self, name: str, version: str, artifact: str, folder: str) -> str:
+        """The one reference, for all versions."""
+        return shutil.copy(self.reference, Path(folder, "reference.parquet"))
+
+
+@dataclass
+class Lab:
+    """A home with one stream, and the daemon's part around the supervisor."""
+
+    home: Path
+    registry: Registry
+    changes: dict[str, Any] = field(default_factory=dict)
+    monitors: tuple[Monitor, ...] = (Monitor("inputs", "car-loan", Window(rows=300), segments=("salary_range",)),)
+
+    @property
+    def config(self) -> Config:
+        """One model on one stream."""
+        stream = Stream(
+            predictions=Path("predictions"), labels=Path("labels"), fields=CAR_LOAN, poll="100ms", horizon="60d",
+            **self.changes,
+        )  # fmt: skip
+        model = Model(task="binary", registered="car-loan", stream="car-loan")
+        registry = RegistryConfig(poll="200ms")
+        return Config(home=self.home, streams={"car-loan": stream}, models={"car-loan": model}, registry=registry)
+
+    @property
+    def plan(self) -> StreamPlan:
+        """The stream's plan."""
+        (plan,) = stream_plans(self.config, self.monitors)
+        for folder in (plan.predictions, plan.labels):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        return plan
+
+    @contextmanager
+    def daemon(self, intake: Callable[[Writer], Intake] = lambda writer: writer) -> Iterator[Daemon]:
+        """Store, writer and supervisor, until the end of the block."""
+        store = SqliteStore(self.home / "store.db")
+        writer = Writer(store, Running(self.config, {}), lambda: datetime.now(UTC), self.home / "heads.jsonl")
+        writer.start()
+        supervisor = Supervisor(self.config, self.registry, lambda: datetime.now(UTC))
+        supervisor.apply(self.monitors)
+        stop = threading.Event()
+        thread = threading.Thread(target=supervisor.run, args=(intake(writer), stop))
+        thread.start()
+        try:
+            yield Daemon(supervisor, writer, store)
+        finally:
+            stop.set()
+            thread.join(30)
+            writer.stop()
+            store.close()
+        assert not thread.is_alive()
+
+
+@dataclass
+class Daemon:
+    """What a test looks at."""
+
+    supervisor: Supervisor
+    writer: Writer
+    store: SqliteStore
+
+    def events(self, *kinds: str) -> list[Recorded]:
+        """The stored events of some types, in order."""
+        with self.store.read() as session:
+            rows = session.rows("events_after", 0, 100_000)
+        found = [event_of(row).recorded for row in rows]
+        return [recorded for recorded in found if not kinds or recorded.event.type in kinds]
+
+    def measured(self) -> list[tuple[str, str, Any]]:
+        """All that was measured, as far as it must not depend on when it was."""
+        kinds = ("drift.measured", "quality.measured", "performance.measured", "traffic.measured")
+        return [(r.event.type, r.event.id, r.event.data) for r in self.events(*kinds)]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, reference: Path) -> Lab:
+    """A stream with no files yet."""
+    return Lab(tmp_path, Registry(reference))
+
+
+def kill(pid: int | None) -> None:
+    """SIGKILL a worker that a supervisor of this test started."""
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_files_become_stored_events(lab: Lab, data: Path) -> None:
+    """What lands in the stream's folders comes out as measured events of the store."""
+    rows, labels = car_loan(data, 0, 1000)
+    feed(lab.plan, rows, labels, size=500)
+
+    with lab.daemon() as daemon:
+        wait_for(lambda: len([e for e in daemon.events("performance.measured") if not e.event.data["segment"]]) == 3)
+        wait_for(lambda: daemon.supervisor.health().alive_at)
+
+        assert daemon.supervisor.health().problem == ""
+        drift = [e.event.data for e in daemon.events("drift.measured") if not e.event.data["segment"]]
+        assert [event["window"]["first"] for event in drift] == [0, 300, 600]
+        assert {"taken"} == {mark.status for mark in daemon.writer.files("stream:car-loan").values()}
+
+
+@pytest.mark.slow
+def test_killed_workers_change_nothing(lab: Lab, data: Path, tmp_path: Path, reference: Path) -> None:
+    """A worker killed at random moments is replaced, and all events and state are those of an undisturbed run."""
+    rows, labels = car_loan(data, 22_000, 27_000)
+    calm = Lab(tmp_path / "calm", Registry(reference))
+    for each in (calm, lab):
+        feed(each.plan, rows, labels, size=250)
+    with calm.daemon() as daemon:
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 40)
+        expected, states = daemon.measured(), daemon.writer.states("car-loan")
+
+    chance, pause = random.Random(7), threading.Event()
+    with lab.daemon() as daemon:
+        for _ in range(8):
+            pid = wait_for(lambda: daemon.supervisor.pid)
+            pause.wait(chance.uniform(0.8, 2.2))
+            if daemon.supervisor.pid == pid:
+                kill(pid)
+            wait_for(lambda pid=pid: daemon.supervisor.pid not in {pid, None})
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 40)
+        found, left = daemon.measured(), daemon.writer.states("car-loan")
+
+    assert [identity for _, identity, _ in expected] == [identity for _, identity, _ in found]
+    assert expected == found
+    assert {key: blob for key, blob in states.items() if key != "head"} == {
+        k: b for k, b in left.items() if k != "head"
+    }
+
+
+def test_a_daemon_that_comes_back_goes_on(lab: Lab, data: Path) -> None:
+    """After the daemon was down the open windows go on, and files that landed meanwhile are measured."""
+    rows, labels = car_loan(data, 0, 1000)
+    feed(lab.plan, rows[:400], labels[:400], size=400)
+    with lab.daemon() as daemon:
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 2)
+
+    feed(lab.plan, rows[400:], labels[400:], size=600, first=5)
+    with lab.daemon() as daemon:
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 4)
+        windows = [e.event.data["window"] for e in daemon.events("drift.measured") if not e.event.data["segment"]]
+
+    assert [(window["first"], window["last"]) for window in windows] == [(0, 299), (300, 599), (600, 899)]
+
+
+def test_progress_that_somebody_else_moved_is_taken_from_the_store(lab: Lab, data: Path) -> None:
+    """A batch whose progress another owner moved is refused whole; the stream begins anew from the store and goes on."""
+    rows, labels = car_loan(data, 0, 900)
+    feed(lab.plan, rows[:300], labels[:300], size=300)
+    with lab.daemon() as daemon:
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 2)
+        position = daemon.writer.progress("car-loan", "0")
+        daemon.writer.submit(Batch(progress=(Progress("car-loan", "0", position, position + 1),)))
+        feed(lab.plan, rows[300:], labels[300:], size=600, first=5)
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 4)
+        windows = [e.event.data["window"] for e in daemon.events("drift.measured") if not e.event.data["segment"]]
+
+    assert [(window["first"], window["last"]) for window in windows] == [(0, 299), (300, 599), (600, 899)]
+
+
+def test_a_new_champion_is_followed(lab: Lab, data: Path) -> None:
+    """When the alias moves, rows of the new version are measured and those of the old one are not."""
+    rows, labels = car_loan(data, 0, 900)
+    newer = [row | {"version": "2"} for row in rows]
+    feed(lab.plan, rows[:300], labels[:300], size=300)
+    with lab.daemon() as daemon:
+        wait_for(lambda: len(daemon.writer.files("stream:car-loan")) == 2)
+        lab.registry.champion = "2"
+        daemon.supervisor.champion_changed()
+        wait_for(lambda: b'"version":"2"' in daemon.writer.states("car-loan")["head"])
+        feed(lab.plan, [*rows[300:600], *newer[600:]], [], size=600, first=5)
+        wait_for(lambda: len(daemon.events("drift.measured")) and len(daemon.writer.files("stream:car-loan")) == 3)
+        windows = [e.event.data["window"] for e in daemon.events("drift.measured") if not e.event.data["segment"]]
+        arms = daemon.events("traffic.measured")[-1].event.data["arms"]
+
+    assert [(window["first"], window["last"]) for window in windows] == [(0, 299), (600, 899)]
+    assert {version: arm["requests"] for version, arm in arms.items()} == {"1": 300, "2": 300}
+
+
+def test_a_registry_that_does_not_answer_delays_no_stream(lab: Lab, data: Path) -> None:
+    """Without an answer the stream is measured as far as it can be; health says what is wrong until it answers."""
+    lab.registry.answers = False
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    with lab.daemon() as daemon:
+        (event, *_) = wait_for(lambda: daemon.events("drift.measured"))
+        assert "reference is missing" in event.event.data["unset"]["drifted_columns"]
+        wait_for(lambda: "it is down" in daemon.supervisor.health().problem)
+
+        lab.registry.answers = True
+        wait_for(lambda: b'"version":"1"' in daemon.writer.states("car-loan")["head"])
+
+
+def test_a_silent_stream_is_reported_once(lab: Lab, data: Path) -> None:
+    """A stream that brings nothing for its `stalled` time is one event, and one more after it has spoken again."""
+    lab.changes["stalled"] = "1s"
+    feed(lab.plan, car_loan(data, 0, 100)[0], [], size=100)
+    with lab.daemon() as daemon:
+        wait_for(lambda: daemon.events("source.stalled"))
+        feed(lab.plan, car_loan(data, 100, 200)[0], [], size=100, first=5)
+        wait_for(lambda: len(daemon.events("source.stalled")) == 2)
+        sinces = [event.event.data["since"] for event in daemon.events("source.stalled")]
+
+    assert len(set(sinces)) == 2
+    assert sorted(sinces) == sinces
+
+
+def test_the_report_of_a_window_is_made_in_the_worker(lab: Lab, data: Path, tmp_path: Path) -> None:
+    """Asked for a closed window, Evidently's report is a whole HTML file; of a window nobody knows it is a problem."""
+    feed(lab.plan, car_loan(data, 25_000, 25_300)[0], [], size=300)
+    with lab.daemon() as daemon:
+        wait_for(lambda: daemon.events("drift.measured"))
+        path = tmp_path / "evidence" / "report.html"
+        assert daemon.supervisor.evidence(Report("car-loan", "inputs", "", 299, str(path)))
+        assert daemon.supervisor.evidence(Report("car-loan", "inputs", "", 12345, str(tmp_path / "none.html")))
+        assert not daemon.supervisor.evidence(Report("nobody", "inputs", "", 299, str(path)))
+
+        (problem,) = wait_for(lambda: daemon.events("problem.recorded"))
+
+    assert "car_value" in path.read_text()
+    assert "the window is not kept any more" in problem.event.data["reason"]
+
+
+def test_a_full_store_pauses_the_worker(lab: Lab, data: Path) -> None:
+    """While nothing can be stored nothing is lost: the batch is handed in again until it is taken."""
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    refusals = iter(range(3))
+
+    class Full:
+        """The writer, with a disk that is full for a while."""
+
+        def __init__(self, writer: Writer) -> None:
+            self.writer = writer
+            self.cursor, self.files, self.progress, self.states = (
+                writer.cursor, writer.files, writer.progress, writer.states,
+            )  # fmt: skip
+
+        def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
+            """Refuse the first ones."""
+            if next(refusals, None) is not None:
+                raise StoreBusy("the disk is full")
+            return self.writer.submit(batch, timeout)
+
+    with lab.daemon(Full) as daemon:
+        wait_for(lambda: daemon.events("drift.measured"))
+
+        assert next(refusals, None) is None
