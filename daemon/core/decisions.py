@@ -119,7 +119,7 @@ class Due:
     rule: str
     key: str
     why: str
-    """`for`, `absent`, `cooldown` or `again`."""
+    """`for`, `absent`, `repeat`, `cooldown` or `again`."""
 
     @property
     def id(self) -> str:
@@ -384,10 +384,11 @@ def _fire(told: _Told, memory: Memory, why: str) -> tuple[Decision, Memory, tupl
     if missing:
         return _decision(told, Verdict.UNKNOWN, missing), memory, ()
     after = memory.with_firing(now, rule.limit, lasting=rule.lasting)
+    repeats = (Due(now + rule.repeat, rule.name, told.key, "repeat"),) if rule.repeat and timed else ()
     if rule.mode is Mode.OBSERVE:
-        return _decision(told, Verdict.OBSERVED, why), after, ()
+        return _decision(told, Verdict.OBSERVED, why), after, repeats
     firing = Firing(steps, _resolved(rule.on_failure, told.values, memory.condition.since_start), told.event)
-    return _decision(told, Verdict.FIRED, why, firing, memory, again), after, ()
+    return _decision(told, Verdict.FIRED, why, firing, memory, again), after, repeats
 
 
 def _later(now: datetime) -> datetime:
@@ -440,7 +441,8 @@ def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
     quiet = condition.unknown_since
     told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
     if quiet is not None and now - quiet >= rule.stale_after:
-        after = replace(stored, condition=remembering.rearmed(condition))
+        stale = replace(remembering.rearmed(condition), unknown_since=quiet, unknown_told=condition.unknown_told)
+        after = replace(stored, condition=stale)
         return Decided(
             (_decision(told, Verdict.UNKNOWN, "what was known before is stale"),), {(rule.name, key): after}, (), world
         )
@@ -463,9 +465,6 @@ def _silence(rule: Rule, memory: Memory, recorded: Recorded, world: World, key: 
     told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
     asked = replace(memory, condition=replace(condition, asked=None))
     decision, after, dues = _fire(told, asked, f"nothing came for {write_duration(now - condition.seen)}")
-    episode = after.condition.episode
-    if rule.repeat is not None and episode is not None and not dues:
-        dues = (Due(episode + rule.repeat, rule.name, key, "absent"),)
     return Decided((decision,), {(rule.name, key): after}, dues, world)
 
 

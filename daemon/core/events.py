@@ -264,7 +264,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _s("rule", "the rule; empty when a run is meant", required=True),
             _s("key", "the rule's memory key, or the run and step", required=True),
             _t("due", "when it was due", required=True),
-            _s("why", "what it is for: `for`, `absent`, `cooldown`; of a run: `deadline`, `approval`, `lock`", required=True),
+            _s("why", "what it is for: `for`, `absent`, `repeat`, `cooldown`, `again`; of a run: `deadline`, `approval`, `lock`, `queue`", required=True),
         )),
         EventType("run.finished", "A run has ended.", (
             _s("model", "the model, empty when the rule has none", required=True),

@@ -118,7 +118,7 @@ class Rule:
     absent: timedelta | None
     """Fires when no matching event came for so long."""
     repeat: timedelta | None
-    """In an episode, fire again after so long if the condition still holds. Asked when an event (or silence) comes."""
+    """In an episode, fire again after so long if the condition still holds."""
     cooldown: timedelta
     limit: Limit | None
     on_unknown: OnUnknown

@@ -293,7 +293,7 @@ def diagram() -> str:
     moves: dict[tuple[str, str], list[str]] = {}
     for (state, signal), after in TABLE.items():
         moves.setdefault((_word(state), _word(after)), []).append(signal.value)
-    lines += [f"    {state} --> {after}: {', '.join(signals)}" for (state, after), signals in moves.items()]
+    lines += [f"    {state} --> {after}: {' or '.join(signals)}" for (state, after), signals in moves.items()]
     lines += [f"    {_word(state)} --> [*]" for state in State if state in ENDED]
     return "\n".join(lines) + "\n"
 
