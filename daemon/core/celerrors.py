@@ -25,7 +25,7 @@ _WORDS = {"and": "&&", "or": "||", "not": "!", "AND": "&&", "OR": "||", "NOT": "
 _FUNCTIONS = (
     "size", "has", "all", "exists", "exists_one", "filter", "map", "contains", "startsWith", "endsWith", "matches",
     "timestamp", "duration", "int", "double", "string", "bool", "dyn", "type", "getFullYear", "getMonth", "getDate",
-    "getDayOfWeek", "getDayOfMonth", "getDayOfYear", "getHours", "getMinutes", "getSeconds", "event", "streak",
+    "getDayOfWeek", "getDayOfMonth", "getDayOfYear", "getHours", "getMinutes", "getSeconds", "event",
 )  # fmt: skip
 
 
@@ -96,13 +96,22 @@ def _said(message: str, kind: str, source: str, at: tuple[int, int]) -> tuple[in
     if found := _OVERLOAD.search(message):
         return 0, _mismatch(found[1], found[2])
     if found := _UNDECLARED.search(message):
-        name = found[1]
-        if name in _WORDS:
-            return 0, f"write {_WORDS[name]} instead of {name}"
-        return 0, f"unknown name {name}{did_you_mean(name, _FUNCTIONS)}"
+        return _undeclared(found[1].split(".")[0], source, at)
     if "yntax error" in message:
         return 0, _syntax(message, source, at)
     return 0, _FULL.sub(lambda match: labels()[match[0]][0] if match[0] in labels() else match[0], message)
+
+
+def _undeclared(name: str, source: str, at: tuple[int, int]) -> tuple[int, str]:
+    """The compiler reports the dot or bracket behind the name; the mistake is the name."""
+    line = source.split("\n")[at[0] - 1]
+    start = line.rfind(name, 0, at[1] + len(name) - 1)
+    shift = start + 1 - at[1] if start >= 0 else 0
+    if name in _WORDS:
+        return shift, f"write {_WORDS[name]} instead of {name}"
+    if name == "streak":
+        return shift, "streak is known in the steps of a rule only"
+    return shift, f"unknown name {name}{did_you_mean(name, _FUNCTIONS)}"
 
 
 _FULL = re.compile(r"driftd\.[\w.]+")
