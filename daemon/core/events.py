@@ -133,6 +133,7 @@ _MEASURED = (
         _i("first", "position of the first row in the stream, counted from 0", required=True),
         _i("last", "position of the last row in the stream", required=True),
         _s("closed_by", "`rows`, `time` or `idle`", required=True),
+        _i("late", "rows left out since the window before, because theirs had been closed (time windows)"),
     )),
     _UNSET,
 )  # fmt: skip

@@ -20,6 +20,8 @@ from daemon.monitors.rows import reference_records
 
 SAMPLE = 5000
 """Reference rows kept raw, evenly spread over the file: at least five times a window's sample."""
+FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What values that nobody thought of make measuring raise. They cost their file, not the stream or the worker."""
 _AT_ONCE = 1 << 30
 """A reference is read whole."""
 
@@ -46,7 +48,7 @@ def hold(plan: StreamPlan, task: Task, champion: Champion) -> Held:
         absent = tuple(sorted(set(plan.kinds) - set(records.features)))
         kinds = {name: kind for name, kind in plan.kinds.items() if name not in absent}
         reference = build_reference(task, kinds, records)
-    except BadInput as error:
+    except (BadInput, *FAULTS) as error:
         return Held(
             blank(task, plan.kinds), None, (), f"the reference of version {champion.version} is unusable: {error}"
         )

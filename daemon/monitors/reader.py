@@ -49,6 +49,10 @@ class Reader(Protocol):
         """The next block; None when there is nothing now."""
         ...
 
+    def skip(self, where: str, why: str) -> None:
+        """Give up what a block's `where` names: measuring it fails. It comes as a block without records, with its problem."""
+        ...
+
     def wait(self, seconds: float) -> None:
         """Return when there may be something, at the latest after `seconds`."""
         ...
@@ -83,6 +87,7 @@ class FilesReader:
         self._watches: dict[Content, FolderWatch] = {"predictions": self._watch(plan.predictions)}
         if plan.labels:
             self._watches["labels"] = self._watch(plan.labels)
+        self._skipped: dict[str, str] = {}
         self._blocks: Iterator[Block] = iter(()) if resume is None else self._resumed(resume)
 
     @property
@@ -110,6 +115,10 @@ class FilesReader:
             self._blocks = self._read(_File(content, candidate, found.mark), 0)
             return next(self._blocks)
         return None
+
+    def skip(self, where: str, why: str) -> None:
+        """Give up a file: it comes as a block without records, with its problem."""
+        self._skipped[where] = why
 
     def wait(self, seconds: float) -> None:
         """Return when there may be something, at the latest after `seconds`."""
@@ -139,6 +148,9 @@ class FilesReader:
     def _read(self, file: _File, start: int) -> Iterator[Block]:
         """The blocks of a file from record `start` on. One chunk is read ahead: the last one brings the file's mark."""
         path = Path(file.candidate.path)
+        if file.candidate.path in self._skipped:
+            yield self._failed(file, BadInput(self._skipped.pop(file.candidate.path)))
+            return
         records = chunks(path, self._wanted(file.content), start)
         try:
             ahead = next(records, None)

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import orjson
+
 from daemon.core.errors import BadInput
 from daemon.intake import FileMark
 from daemon.monitors.batches import batch_frame
 from daemon.monitors.frames import Frame
+from daemon.monitors.held import FAULTS
 from daemon.monitors.measure import SampleScores
 from daemon.monitors.plan import Champion, StreamPlan
 from daemon.monitors.reader import FilesReader, Reader
@@ -19,6 +22,15 @@ CHECKPOINT_S = 2.0
 """While there is much to read, progress is stored so often."""
 CHECKPOINT_EVENTS = 500
 """And at the latest with so many events."""
+
+
+class Unmeasurable(Exception):
+    """Measuring a block failed in the middle: the session is of no use any more, and the file is to be given up."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+        self.where = where
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,19 @@ class Session:
         """Why nothing can be read now."""
         return self._reader.problem
 
+    def skip(self, where: str, why: str) -> None:
+        """Give up a file that cannot be measured."""
+        self._reader.skip(where, why)
+
     def champion(self, model: str, champion: Champion) -> None:
         """See StreamMonitor.champion."""
         self.monitor.champion(model, champion)
 
     def step(self) -> tuple[bool, Frame | None]:
-        """Measure the next block, if there is room; whether there was one, and a batch to be stored, if one is due."""
+        """Measure the next block, if there is room; whether there was one, and a batch to be stored, if one is due.
+
+        Raises Unmeasurable when the block cannot be measured.
+        """
         passed = self._times.monotonic() - self._stored_at
         full = self.monitor.events >= CHECKPOINT_EVENTS or passed >= CHECKPOINT_S
         if self._under_way and full and self.monitor.changed:
@@ -75,7 +94,10 @@ class Session:
             if rows:
                 self._rows_at = self._times.monotonic()
                 self._rows += rows
-            self.monitor.process(block, self._times.now())
+            try:
+                self.monitor.process(block, self._times.now())
+            except FAULTS as error:
+                raise Unmeasurable(block.where, f"it cannot be measured ({type(error).__name__}: {error})") from error
         elif self.monitor.is_open and self._times.monotonic() - self._rows_at >= self.plan.idle:
             self.monitor.idle()
         due = self.monitor.changed and not self._under_way and (full or block is None)
@@ -99,12 +121,15 @@ class Session:
 def open_session(frame: Frame, samples: SampleScores, times: Times, stop: threading.Event) -> Session:
     """The session that an `open` frame asks for. BadInput when its stored state cannot be read."""
     body = frame.body
-    states = dict(zip(body["states"], frame.blobs, strict=True))
-    stored = Stored(body["position"], states, [FileMark(**mark) for mark in body["marks"]])
+    marks, *blobs = frame.blobs
+    states = dict(zip(body["states"], blobs, strict=True))
+    stored = Stored(body["position"], states, [FileMark(*mark) for mark in orjson.loads(marks)])
     try:
         session = Session(StreamPlan.from_json(body["plan"]), stored, samples, times, stop)
     except (KeyError, TypeError) as error:
         raise BadInput(f"the stored state of stream {body['plan']['name']} cannot be read: {error!r}") from error
+    for where, why in body["skip"].items():
+        session.skip(where, why)
     for model, champion in body["champions"].items():
         session.champion(model, Champion(**champion))
     return session

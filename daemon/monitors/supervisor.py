@@ -11,11 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import structlog
 
 from daemon.clients.base import Registry
@@ -70,6 +71,8 @@ class _Stream:
     told: datetime | None = None
     """The `brought` of the stall that was reported."""
     problem: str = ""
+    skip: dict[str, str] = field(default_factory=dict)
+    """Files that cannot be measured, and why: given up when the stream is opened again."""
 
 
 class Supervisor:
@@ -230,6 +233,11 @@ class Supervisor:
             case "failed":
                 self._streams[body["stream"]].problem = body["why"]
                 self._problem_stored(intake, Problem("worker", f"stream:{body['stream']}", body["why"]))
+            case "unmeasurable" if body["stream"] in self._streams:
+                stream = self._streams[body["stream"]]
+                self._log.error("file_given_up", stream=stream.plan.name, file=body["where"], why=body["why"])
+                stream.skip[body["where"]] = body["why"]
+                self._open(intake, stream)
             case "reported":
                 self._reported(intake, body)
 
@@ -248,6 +256,8 @@ class Supervisor:
             self._log.warning("progress_moved", stream=stream.plan.name, why=str(error))
             self._open(intake, stream)
             return
+        for mark in batch.files:
+            stream.skip.pop(mark.path, None)
         if batch.events:
             self._health = replace(self._health, event_at=now)
         self._tell("stored", {"stream": stream.plan.name})
@@ -307,14 +317,14 @@ class Supervisor:
 
     def _open(self, intake: Intake, stream: _Stream) -> None:
         plan, states = stream.plan, intake.states(stream.plan.name)
-        marks = [asdict(mark) for mark in intake.files(f"stream:{plan.name}").values()]
+        marks = orjson.dumps([astuple(mark) for mark in intake.files(f"stream:{plan.name}").values()])
         champions = {model.name: asdict(self._known[model.name]) for model in plan.models if model.name in self._known}
         body = {
             "plan": plan.to_json(), "position": intake.progress(plan.name, PARTITION), "states": list(states),
-            "marks": marks, "champions": champions,
+            "champions": champions, "skip": stream.skip,
         }  # fmt: skip
         stream.is_open = True
-        self._tell("open", body, tuple(states.values()))
+        self._tell("open", body, (marks, *states.values()))
         with self._lock:
             waiting = [report for report in self._reports if report.stream == plan.name]
         for report in waiting:

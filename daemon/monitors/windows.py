@@ -22,8 +22,8 @@ from daemon.monitors.measure import HISTOGRAM, SampleScores, Span, Subject, perf
 
 SEGMENT_SAMPLE = 200
 """Rows that a segment's pane keeps raw, unless its monitor tests on samples: there may be many segments."""
-KEPT = 4
-"""Closed panes kept besides those of a trailing reference: a report that is asked for later is made on their sample."""
+KEPT, SEGMENT_KEPT = 12, 3
+"""Closed panes kept: a report that is asked for later, when labels have come, is made on their sample."""
 
 
 @dataclass(slots=True)
@@ -259,7 +259,7 @@ class Track:
     def _keep(self, pane: Pane, trailing: int) -> None:
         self._ring[self._no] = pane
         self._journal.touch(self._ring_key(self._no), lambda: to_bytes(pane))
-        for no in sorted(self._ring)[: -max(KEPT, trailing)]:
+        for no in sorted(self._ring)[: -max(SEGMENT_KEPT if self._subject.segment else KEPT, trailing)]:
             del self._ring[no]
             self._journal.drop(self._ring_key(no))
 

@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +21,7 @@ from daemon.core.errors import BadInput
 from daemon.monitors.evidence import Samples
 from daemon.monitors.frames import Frame, read_frame, write_frame
 from daemon.monitors.plan import Champion
-from daemon.monitors.session import Session, Times, open_session
+from daemon.monitors.session import Session, Times, Unmeasurable, open_session
 
 INBOX = 10_000
 """Frames from the daemon that wait. There are at most a few per stream (one answer per batch), so it never fills; a full
@@ -79,8 +80,14 @@ class Worker:
     def _step(self) -> bool:
         """One block of each stream; whether any had one."""
         busy = False
-        for name, session in self._sessions.items():
-            read, batch = session.step()
+        for name, session in list(self._sessions.items()):
+            try:
+                read, batch = session.step()
+            except Unmeasurable as error:
+                traceback.print_exc()
+                self._close(name)
+                self._tell(Frame("unmeasurable", {"stream": name, "where": error.where, "why": error.why}))
+                continue
             busy = busy or read
             for note in session.monitor.take_notes():
                 self._tell(Frame("note", {"stream": name, "text": note}))
