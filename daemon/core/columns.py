@@ -39,7 +39,7 @@ class Column:
         """Rows with a value of the right type."""
         if self.kind == "number":
             return np.asarray(~np.isnan(self.values))
-        return np.fromiter((value is not None for value in self.values), np.bool_, len(self.values))
+        return np.asarray(np.not_equal(self.values, None), dtype=np.bool_)  # type: ignore[call-overload]
 
     @property
     def missing(self) -> Bools:
