@@ -419,6 +419,8 @@ def _secret(secret: Secret, root: Path, environ: Mapping[str, str]) -> tuple[str
     path = root / (secret.file or "")
     try:
         value = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        return "", f"secret file {path} cannot be read: {error}"
+    except OSError as error:
+        return "", f"secret file {path} cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        return "", f"secret file {path} is not UTF-8"
     return value, "" if value else f"secret file {path} is empty"
