@@ -13,7 +13,6 @@ with `*` hours goes on by elapsed time.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,9 +34,10 @@ MOST = 1000
 """Most events for times that passed while driftd was down."""
 ON_TIME_S = 10.0
 """A time counts as kept, not as missed, for so many seconds."""
-LOOK_BACK = timedelta(days=366)
-"""Due times from before that are forgotten, unless they are of an interval: each crontab time has to be found singly."""
+COUNTED = 10_000
+"""Most due times of a crontab line that are counted singly; a longer absence counts as this many."""
 _SLICE_S = 1.0
+_A_DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
@@ -179,7 +179,10 @@ class _Interval:
 
 
 class _Crontab:
-    """A line of five fields, found by APScheduler's trigger; two triggers where either day suffices."""
+    """A line of five fields. APScheduler's trigger finds the times that the clock on the wall shows (its own arithmetic
+    over a change of clocks leaves a day out: half past midnight after a spring night); two triggers where either day
+    suffices. When those are is worked out here.
+    """
 
     def __init__(self, line: str, zone: ZoneInfo) -> None:
         fields = line.split()
@@ -190,7 +193,7 @@ class _Crontab:
         pairs = [(day, days)] if day.startswith("*") or weekday.startswith("*") else [(day, "*"), ("*", days)]
         try:
             self._triggers = [
-                CronTrigger(minute=minute, hour=hour, day=one, month=month, day_of_week=other, timezone=zone)
+                CronTrigger(minute=minute, hour=hour, day=one, month=month, day_of_week=other, timezone=UTC)
                 for one, other in pairs
             ]
         except ValueError as error:
@@ -199,29 +202,57 @@ class _Crontab:
         self._by_elapsed_time = hour.startswith("*")
 
     def next(self, after: datetime) -> datetime | None:
-        found = [due for trigger in self._triggers if (due := self._next(trigger, after)) is not None]
-        return min(found, default=None)
+        """See DueTimes."""
+        offsets = [(after + by).astimezone(self._zone).utcoffset() or timedelta(0) for by in (-_A_DAY, _A_DAY)]
+        change = abs(offsets[1] - offsets[0])
+        # Near a change of clocks the order on the wall is not the order of time: look at all that may come first.
+        wall = self._wall(after) - change
+        best: datetime | None = None
+        while best is None or (change and wall <= self._wall(best) + change):
+            following = self._next_on_wall(wall)
+            if following is None:
+                return best
+            wall = following
+            best = min([due for due in self._moments(wall) if due > after] + ([best] if best else []), default=None)
+        return best
 
     def between(self, after: datetime, until: datetime) -> tuple[list[datetime], int]:
-        kept: deque[datetime] = deque(maxlen=MOST)
-        count = 0
-        due = self.next(max(after, until - LOOK_BACK))
-        while due is not None and due <= until:
-            kept.append(due)
-            count += 1
-            due = self.next(due)
-        return list(kept), count
+        kept, ended = self._walk(after, until, COUNTED)
+        if ended:
+            return kept[-MOST:], len(kept)
+        # Too many to find one by one: close in on a moment that has between MOST and twice as many behind it.
+        early, late = after, until
+        while not (ended and len(kept) >= MOST):
+            middle = early + (late - early) / 2
+            kept, ended = self._walk(middle, until, 2 * MOST)
+            early, late = (early, middle) if ended else (middle, late)
+        return kept[-MOST:], COUNTED
 
-    def _next(self, trigger: CronTrigger, after: datetime) -> datetime | None:
-        moment = after.astimezone(self._zone)
-        while True:
-            found = trigger.get_next_fire_time(moment, moment)
-            if found is None:
-                return None
-            due: datetime = found.astimezone(UTC)
-            if self._by_elapsed_time or not due.astimezone(self._zone).fold:
-                return due
-            moment = found  # the hour that the clock shows a second time
+    def _walk(self, after: datetime, until: datetime, most: int) -> tuple[list[datetime], bool]:
+        """The first ones, and whether there are no more up to `until`."""
+        found: list[datetime] = []
+        due = self.next(after)
+        while due is not None and due <= until:
+            if len(found) == most:
+                return found, False
+            found.append(due)
+            due = self.next(due)
+        return found, True
+
+    def _wall(self, moment: datetime) -> datetime:
+        """What the clock on the wall shows, written as if it were UTC."""
+        return moment.astimezone(self._zone).replace(tzinfo=UTC, fold=0)
+
+    def _next_on_wall(self, wall: datetime) -> datetime | None:
+        found = [due for trigger in self._triggers if (due := trigger.get_next_fire_time(wall, wall)) is not None]
+        return min(found, default=None)
+
+    def _moments(self, wall: datetime) -> list[datetime]:
+        """When the clock on the wall shows this: once, or twice, or never, and what then counts as due."""
+        first, second = (wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if first > second:  # never: the first is as much later as the clock went forward
+            return [] if self._by_elapsed_time else [first]
+        return [first, second] if first < second and self._by_elapsed_time else [first]
 
 
 def _weekdays(field: str) -> str:
