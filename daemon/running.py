@@ -80,13 +80,12 @@ class Running:
             return "admitted", run.id
         holders = tuple(other for other in runs if other.id in admission.holders)
         if admission.verdict is Admitted.BUSY and takes_over(run, holders, replace=rule.when_busy is WhenBusy.REPLACE):
-            self._created(ledger, replace(run, replaces=admission.holders[0]))
+            self._waiting(ledger, replace(run, replaces=admission.holders[0]))
             for holder in admission.holders:
                 self.cancel(ledger, holder, f"run {run.id[:8]} of rule {rule.name} takes its target over")
             return "replaces", run.id
         if admission.verdict in {Admitted.BUSY, Admitted.BUDGET} and rule.when_busy is WhenBusy.QUEUE:
-            self._created(ledger, replace(run, why=admission.why))
-            self._look_later(ledger, run)
+            self._waiting(ledger, replace(run, why=admission.why))
             return "queued", run.id
         return f"{admission.verdict.value}: {admission.why}", ""
 
@@ -241,8 +240,13 @@ class Running:
     def _created(self, ledger: Ledger, run: Run) -> Run:
         ledger.session.run("put_run", *run_row(run))
         ledger.begun.append((run.id, run.trigger))
-        ledger.timer(content_id("lock", run.id), ledger.now + QUEUE, f"{run.id}|0", "lock")
         return run
+
+    def _waiting(self, ledger: Ledger, run: Run) -> None:
+        """A run that cannot begin yet: it waits so long and no longer, and looks now and then."""
+        self._created(ledger, run)
+        ledger.timer(content_id("lock", run.id), ledger.now + QUEUE, f"{run.id}|0", "lock")
+        self._look_later(ledger, run)
 
     def _admit(self, ledger: Ledger, run: Run) -> None:
         for target in run.targets:
