@@ -23,6 +23,12 @@ META = ("id", "unit", "time", "version", "prediction", "score", "label")
 """The columns of `Rows.meta`."""
 
 
+CHUNK = 50_000
+"""Rows that are worked on at once."""
+LANDED = "driftd landed"
+"""Column of a table: when its file landed. No log has a field of that name."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Labelled rows in event-time order; `features` and `meta` share their index."""
@@ -88,15 +94,14 @@ def stream_rows(call: JobCall, which: Literal["training", "holdout"], since: str
     names = feature_names(stream)
     kept: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     seen: set[str] = set()
-    held_out = unlabelled = unreadable = rows = 0
-    for path in _files(stream["predictions"], stream.get("pattern", "*")):
-        table, bad = _table(path, _wanted(stream))
-        unreadable += bad
-        if table.empty or fields["id"] not in table:
+    held_out = unlabelled = rows = 0
+    tables = _Tables(_files(stream["predictions"], stream.get("pattern", "*")), _wanted(stream))
+    for table in tables:
+        if fields["id"] not in table:
             continue
-        meta = _meta(table, fields, path)
+        meta = _meta(table, fields)
         answered = meta["id"].ne("") & ~_failed(table, fields) & ~meta["id"].isin(seen)
-        meta = meta[answered].drop_duplicates("id", keep="last")
+        meta = meta[answered].drop_duplicates("id", keep="first")
         if start is not None:
             meta = meta[meta["time"] >= start]
         seen.update(meta["id"])
@@ -114,7 +119,7 @@ def stream_rows(call: JobCall, which: Literal["training", "holdout"], since: str
             break
     if not kept:
         nothing = pd.DataFrame(columns=[fields["id"]])
-        kept.append((_meta(nothing, fields, None), features_of(nothing, names)))
+        kept.append((_meta(nothing, fields), features_of(nothing, names)))
     metas = pd.concat([meta for meta, _ in kept], ignore_index=True)
     features = pd.concat([frame for _, frame in kept], ignore_index=True)
     order = metas.sort_values(["time", "id"], kind="stable").index[-limit:]
@@ -123,7 +128,7 @@ def stream_rows(call: JobCall, which: Literal["training", "holdout"], since: str
         metas.loc[order].reset_index(drop=True),
         held_out,
         unlabelled,
-        unreadable,
+        tables.unreadable,
     )
 
 
@@ -133,7 +138,7 @@ def table_rows(path: str, fields: dict[str, Any], features: dict[str, str]) -> R
     table, bad = _table(Path(path), wanted)
     if fields["id"] not in table:
         table[fields["id"]] = range(len(table))
-    meta = _meta(table, fields, None)
+    meta = _meta(table, fields)
     meta = meta[meta["label"].notna()]
     chosen = features_of(table.loc[meta.index], features)
     return Rows(chosen.reset_index(drop=True), meta.reset_index(drop=True), 0, len(table) - len(meta), bad)
@@ -173,18 +178,45 @@ def _files(folder: str, pattern: str) -> list[Path]:
 
 
 def _labels(stream: dict[str, Any]) -> dict[str, Any] | None:
-    """Label by id from the label files; None when the predictions bring their labels themselves."""
+    """Label by id from the label files, the newest of each; None when the predictions bring their labels themselves."""
     if not stream.get("labels"):
         return None
     fields = stream["fields"]
     labels: dict[str, Any] = {}
-    for path in reversed(_files(stream["labels"], "*")):
-        table, _bad = _table(path, [fields["id"], fields["label"]])
+    for table in _Tables(_files(stream["labels"], "*"), [fields["id"], fields["label"]]):
         if fields["id"] not in table or fields["label"] not in table:
             continue
-        known = table[table[fields["label"]].notna()]
-        labels.update(zip(known[fields["id"]].map(text), known[fields["label"]], strict=True))
+        known = table[table[fields["label"]].notna()].iloc[::-1]
+        older = dict(zip(known[fields["id"]].map(text), known[fields["label"]], strict=True))
+        labels = {**older, **labels}
     return labels
+
+
+class _Tables:
+    """Files as few large tables, newest rows first: logs come in thousands of small files, and work per table is dear."""
+
+    def __init__(self, files: list[Path], wanted: list[str]) -> None:
+        self._files = files
+        self._wanted = wanted
+        self.unreadable = 0
+        """Lines, and whole files, that could not be read so far."""
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        waiting: list[pd.DataFrame] = []
+        rows = 0
+        for path in self._files:
+            table, bad = _table(path, self._wanted)
+            self.unreadable += bad
+            if table.empty:
+                continue
+            landed = pd.Timestamp(path.stat().st_mtime_ns, unit="ns", tz="UTC")
+            waiting.append(table.iloc[::-1].astype(object).assign(**{LANDED: landed}))
+            rows += len(table)
+            if rows >= CHUNK:
+                yield pd.concat(waiting, ignore_index=True)
+                waiting, rows = [], 0
+        if waiting:
+            yield pd.concat(waiting, ignore_index=True)
 
 
 def _table(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, int]:
@@ -241,13 +273,13 @@ def _dig(value: Any, path: list[str]) -> Any:
     return value
 
 
-def _meta(table: pd.DataFrame, fields: dict[str, Any], path: Path | None) -> pd.DataFrame:
+def _meta(table: pd.DataFrame, fields: dict[str, Any]) -> pd.DataFrame:
     """The columns META of a table, on its index."""
     ids = table[fields["id"]].map(text).astype(object)
     columns: dict[str, Any] = {"id": ids}
     unit = fields.get("unit")
     columns["unit"] = table[unit].map(text).astype(object) if unit and unit in table else ids
-    columns["time"] = _times(table, fields.get("time"), path)
+    columns["time"] = _times(table, fields.get("time"))
     for name in ("version", "prediction", "score", "label"):
         field = fields.get(name)
         missing = pd.Series([None] * len(table), index=table.index, dtype=object)
@@ -264,10 +296,12 @@ def _failed(table: pd.DataFrame, fields: dict[str, Any]) -> pd.Series[Any]:
     return failed
 
 
-def _times(table: pd.DataFrame, field: str | None, path: Path | None) -> pd.Series[Any]:
-    landed = pd.Timestamp(path.stat().st_mtime_ns if path else 0, unit="ns", tz="UTC")
+def _times(table: pd.DataFrame, field: str | None) -> pd.Series[Any]:
+    """Event times; a row without one takes the time at which its file landed."""
+    epoch = pd.Series([pd.Timestamp(0, tz="UTC")] * len(table), index=table.index)
+    landed = pd.to_datetime(table.get(LANDED, epoch), utc=True).astype("datetime64[ns, UTC]")
     if not field or field not in table:
-        return pd.Series([landed] * len(table), index=table.index, dtype="datetime64[ns, UTC]")
+        return landed
     values = table[field]
     numbers = pd.to_numeric(values, errors="coerce")
     if len(values) and numbers.notna().all():
