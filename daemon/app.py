@@ -107,6 +107,7 @@ class App:
 
     def start(self) -> None:
         """Start everything; when it returns, events are taken and rules decide."""
+        self._make_folders()
         self.writer.start()
         self.reload(first=True)
         self._control.start()
@@ -142,6 +143,16 @@ class App:
         self._log.info("daemon.stopped", seq=self.writer.standing.seq)
 
     # -- parts
+
+    def _make_folders(self) -> None:
+        """Watched folders inside our own home are ours to make; others are not, and are reported when they are missing."""
+        config = self.config
+        streams = config.streams.values()
+        wanted = [entry.path for entry in config.sources.values()]
+        wanted += [stream.predictions for stream in streams] + [stream.labels for stream in streams if stream.labels]
+        for path in (config.home / path for path in wanted):
+            if path.is_relative_to(config.home):
+                path.mkdir(parents=True, exist_ok=True)
 
     def _all_sources(self) -> list[Source]:
         config, clock = self.config, self._clock

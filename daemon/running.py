@@ -160,7 +160,10 @@ class Running:
         if isinstance(outcome, Done):
             given = {**run.given, **outcome.outputs}
             if call.step == UNDO_STEP or run.state is State.UNDOING:
-                self._move(ledger, replace(run, given=given), Signal.LAST_DONE, str(outcome.outputs.get("why", "")))
+                # How it came to this stays the reason; that traffic is back is what follows from it.
+                restored = str(outcome.outputs.get("why", ""))
+                why = "; ".join(part for part in (run.why, restored) if part)
+                self._move(ledger, replace(run, given=given), Signal.LAST_DONE, why)
                 return True
             forward = replace(run, given=given, position=run.position + 1)
             self._move(ledger, forward, onward(forward), "")
