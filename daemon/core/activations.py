@@ -20,6 +20,7 @@ from daemon.core.events import CATALOGUE, Event, Field, Kind, utc
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = 2**63
+_DEEPEST = 100
 _Convert = Callable[[Any], Any]
 """A value to what CEL takes; None when it counts as absent; raises _Malformed when it has the wrong type."""
 
@@ -35,7 +36,7 @@ class Activation:
     """The event's data as it came, for reasons and explanations."""
 
 
-class _Malformed(Exception):  # noqa: N818  never leaves this module
+class _Malformed(Exception):
     """A value has the wrong type; `path` grows on the way out."""
 
     def __init__(self, why: str, path: tuple[str, ...] = ()) -> None:
@@ -128,9 +129,14 @@ def _wrong(wanted: str, value: Any) -> _Malformed:
 
 
 def _text(value: Any) -> str:
-    if value.__class__ is str or isinstance(value, str):
-        return str(value)
-    raise _wrong("a text", value)
+    if not isinstance(value, str):
+        raise _wrong("a text", value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _wrong("a text of whole characters", ascii(value)) from None
+    return value
 
 
 def _int(value: Any) -> int:
@@ -186,18 +192,22 @@ def _texts(value: Any) -> dict[str, str]:
     return {_text(key): _text(item) for key, item in value.items() if item is not None}
 
 
-def _json(value: Any) -> Any:
-    if value is None or isinstance(value, str | bool):
+def _json(value: Any, depth: int = 0) -> Any:
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, int):
         return _float(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
+    if depth > _DEEPEST:
+        raise _wrong(f"nested at most {_DEEPEST} levels deep", "...")
     if isinstance(value, Mapping):
-        pairs = ((str(key), _json(item)) for key, item in value.items())
+        pairs = ((_text(key), _json(item, depth + 1)) for key, item in value.items())
         return {key: item for key, item in pairs if item is not None}
     if isinstance(value, list | tuple):
-        items = [_json(item) for item in value]
+        items = [_json(item, depth + 1) for item in value]
         return None if any(item is None for item in items) else items
     raise _wrong("JSON", value)
 

@@ -39,6 +39,8 @@ def mistakes(report: str, kind: str, text: str, source: str) -> tuple[Mistake, .
         if said is not None:
             shift, words = said
             found.append(Mistake("", *_unwidened(text, source, int(line), int(column) + shift), words))
+    if "recursion" in report:
+        return (Mistake("", 1, 1, "is nested too deep: at most 32 levels; `in [...]` and && need none"),)
     if not found:
         return (Mistake("", 1, 1, report.split("\n", 1)[0]),)
     return tuple(dict.fromkeys(found))

@@ -378,6 +378,11 @@ def test_every_mistake_of_an_expression_is_told() -> None:
         ("quality.measured", {"failures": ["a", 1]}, "field failures is 1, not a text"),
         ("quality.measured", {"failures": "a"}, "field failures is 'a', not a list of texts"),
         ("model.registered", {"tags": {"a": 1}}, "field tags is 1, not a text"),
+        (
+            "webhook.received",
+            {"payload": {"a": ["\ud800"]}},
+            "field payload is \"'\\\\ud800'\", not a text of whole characters",
+        ),
     ],
 )
 def test_data_of_the_wrong_type_is_bad_input_that_names_the_field(
@@ -388,6 +393,39 @@ def test_data_of_the_wrong_type_is_bad_input_that_names_the_field(
         values(kind, **data)
 
     assert str(told.value).endswith(expected)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "c"]), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_whatever_json_comes_in_gives_a_truth_value(payload: Any) -> None:
+    """No payload makes an evaluation fail: what does not fit the condition is unknown, with a reason."""
+    told = values("webhook.received", payload=payload)
+    for text in (
+        "event.payload.a > 1",
+        'event.payload.a.b == "x"',
+        "event.payload.all(x, x == 1)",
+        "event.payload.a / 2 < 1",
+    ):
+        result = condition("webhook.received", text).evaluate(told)
+
+        assert (result.truth is Truth.UNKNOWN) == bool(result.reason)
+
+
+def test_nesting_without_end_is_refused_in_data_and_expressions() -> None:
+    """Neither a payload nor a condition can exhaust the stack."""
+    payload: dict[str, Any] = {}
+    for _ in range(3000):
+        payload = {"a": payload}
+
+    with pytest.raises(BadInput, match="nested at most 100 levels deep"):
+        values("webhook.received", payload=payload)
+    assert "nested too deep" in mistake(DRIFT, f"{'(' * 100}1{')' * 100} > 2")
 
 
 def test_an_event_of_an_unknown_type_has_no_fields() -> None:
