@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 
 from daemon import __version__
 from daemon.commands.exits import exit_of, table
-from daemon.core.errors import DaemonError
+from daemon.core.errors import ConfigError, DaemonError
 
 COMMANDS = {
     "start": "daemon.commands.start:start",
@@ -94,7 +94,8 @@ class _Driftd(TyperGroup):
         try:
             return super().invoke(ctx)
         except DaemonError as error:
-            typer.echo(f"driftd: {error}", err=True)
+            # Mistakes have places that editors find at the beginning of a line.
+            typer.echo(str(error) if isinstance(error, ConfigError) else f"driftd: {error}", err=True)
             raise typer.Exit(exit_of(error)) from error
 
 

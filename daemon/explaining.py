@@ -11,7 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from daemon import reading
@@ -218,7 +218,7 @@ def memory_lines(memory: Memory | None, rule: Rule | None, now: datetime) -> tup
         lines.append(("windows", rows + asked))
     if condition.since is not None:
         asked = f" (asked: {write_duration(rule.hold.duration)})" if rule and rule.hold and rule.hold.duration else ""
-        lines.append(("holds since", f"{_moment(condition.since)}, for {write_duration(now - condition.since)}{asked}"))
+        lines.append(("holds since", f"{_moment(condition.since)}, for {_lasting(now - condition.since)}{asked}"))
     if condition.since_start:
         lines.append(("streak began", f"event time {condition.since_start}"))
     if condition.hits:
@@ -249,6 +249,11 @@ def _firing_lines(memory: Memory, rule: Rule | None, now: datetime) -> list[tupl
         used = sum(now - moment < rule.limit.per for moment in memory.fired)
         lines.append(("limit", f"{used} of {rule.limit.firings} per {write_duration(rule.limit.per)} used"))
     return lines
+
+
+def _lasting(value: timedelta) -> str:
+    """A duration for people: nobody asks for the milliseconds of an hour."""
+    return write_duration(timedelta(seconds=round(value.total_seconds())) if value >= timedelta(minutes=1) else value)
 
 
 def _moment(moment: datetime) -> str:

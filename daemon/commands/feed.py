@@ -7,7 +7,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -58,7 +59,8 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
     began = time.monotonic()
     if to == "files":
         folder = Folder(place.home / entry.predictions, entry.complete == "marker", kinds)
-        position = play_files(table, folder, later, pace, _until_told())
+        with _until_told() as wait:
+            position = play_files(table, folder, later, pace, wait)
         answered = None
     else:
         folder = None
@@ -100,18 +102,26 @@ def _target(place: Workplace, stream: str, concurrency: int) -> Target:
     return Target(url, concurrency, gateway.timeout.total_seconds() + 1.0)
 
 
-def _until_told() -> Callable[[float], bool]:
+@contextmanager
+def _until_told() -> Iterator[Callable[[float], bool]]:
     """Waits so many seconds; true as soon as SIGTERM or SIGINT has come."""
     # A pipe, not an Event: a signal's handler may run while the waiting thread holds the Event's lock.
     told, tell = os.pipe()
     os.set_blocking(tell, False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: _ignored(os.write(tell, b".")))
-    return lambda seconds: bool(select.select([told], [], [], seconds)[0])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    def heard(_number: int, _frame: object) -> None:
+        os.write(tell, b".")
 
-def _ignored(_written: int) -> None:
-    """What a signal's handler must give."""
+    try:
+        for number in before:
+            signal.signal(number, heard)
+        yield lambda seconds: bool(select.select([told], [], [], seconds)[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(told)
+        os.close(tell)
 
 
 def _summary(table: Table, position: int, labels: Labels, seconds: float) -> dict[str, Any]:

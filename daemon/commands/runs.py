@@ -14,7 +14,7 @@ from daemon.commands.explain import explanation_json, parser, print_clauses
 from daemon.commands.operate import RunName, cancel
 from daemon.commands.printing import AsJson, Limit, brief, print_json, print_line, print_table, when
 from daemon.commands.workplace import workplace
-from daemon.core.runs import Run
+from daemon.core.runs import ASKING, Run
 from daemon.reports import Report, StepReport, Told, report, report_json
 
 app = typer.Typer(
@@ -103,6 +103,11 @@ def _print(told: Report) -> None:
     print_line(f"run {run.id}")
     ended = f", ended {when(told.ended)} ({_took(run.created, told.ended)})" if told.ended else ""
     print_line(f"{run.state.value.upper()}{': ' + run.why if run.why else ''}")
+    if run.state in ASKING:
+        verb = run.steps[run.position].verb
+        print_line(
+            f"it waits for a person before {verb}: `driftd approve {run.id[:8]}` or `driftd reject {run.id[:8]}`"
+        )
     print_line(f"began {when(run.created)}{ended}; rule {run.rule}, model {run.model or '-'}, key {run.key or '-'}")
     if told.verified:
         print_line(f"rollback: {told.verified}{_MEANS.get(told.verified, '')}")

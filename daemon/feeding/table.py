@@ -45,8 +45,8 @@ class Table:
         """What a client of the model sends for these rows: features, id, time and unit; missing values as None."""
         fields = self.fields
         asked = [fields.id, fields.time, fields.unit, *fields.features]
-        names = [name for name in asked if name is not None and name in self.rows.columns]
-        yield from records(self.between(start, end)[names])
+        names = dict.fromkeys(name for name in asked if name is not None and name in self.rows.columns)
+        yield from records(self.between(start, end)[[*names]])
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def _played(fields: Fields, *, with_label: bool) -> list[str]:
     named += [fields.error, fields.latency_ms, *fields.features]
     if with_label:
         named.append(fields.label)
-    return [name for name in named if name is not None]
+    return [*dict.fromkeys(name for name in named if name is not None)]
 
 
 def _labels(stream: Stream, table: pd.DataFrame, path: Path | None) -> pd.Series[Any] | None:
