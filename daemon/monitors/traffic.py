@@ -7,6 +7,7 @@ units that the champion has long known count again, beside those of the newcomer
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ FORGET = 6 * 3_600_000_000
 """A version without traffic for so long (event time, µs) starts over when it comes back."""
 UNKNOWN = "unknown"
 """The arm of rows that do not say their version."""
+OTHERS = "others"
+"""The arm of the versions with the fewest rows of a block, when there are too many."""
 
 
 class Traffic:
@@ -63,12 +66,15 @@ class Traffic:
     def observe(self, rows: Predictions, versions: list[str], chosen: Bools, reference: Reference) -> Bools:
         """Count the chosen rows; which rows of the block were the first of their unit on their arm."""
         counted = np.zeros(rows.count, np.bool_)
-        arms = [version or UNKNOWN for version in versions]
-        for arm in dict.fromkeys(arm for arm, use in zip(arms, chosen.tolist(), strict=True) if use):
-            at = np.flatnonzero(chosen & np.array([name == arm for name in arms], np.bool_))
+        arms = _few([version or UNKNOWN for version in versions])
+        rows_of = {
+            arm: np.flatnonzero(chosen & np.array([name == arm for name in arms], np.bool_))
+            for arm in dict.fromkeys(arm for arm, use in zip(arms, chosen.tolist(), strict=True) if use)
+        }
+        for arm, at in rows_of.items():  # before any is counted: a newcomer makes all of the block's arms start over
             self._arrived(arm, int(rows.batch.times[at].max()))
-            first = self._arm(arm, rows, at, reference)
-            counted[first] = True
+        for arm, at in rows_of.items():
+            counted[self._arm(arm, rows, at, reference)] = True
         if chosen.any():
             times = rows.batch.times[chosen]
             self._times += [int(times.min()), int(times.max())]
@@ -80,8 +86,9 @@ class Traffic:
         if not mine.any():
             return
         wrong = _wrong(match, reference)
-        for row in np.flatnonzero(mine).tolist():
-            arm = self._counts(match.arms[row][1] or UNKNOWN)
+        chosen = np.flatnonzero(mine).tolist()
+        for row, name in zip(chosen, _few([match.arms[row][1] or UNKNOWN for row in chosen]), strict=True):
+            arm = self._counts(name)
             arm["labelled"] += 1
             arm["wrong"] += int(wrong[row])
         self._times += [int(match.times[mine].min()), int(match.times[mine].max())]
@@ -130,7 +137,9 @@ class Traffic:
         """Which of the units are new on the arm; from now on they are known."""
         if not self._units:
             return np.ones(len(units), np.bool_)
-        known = self._arms[arm]
+        known = self._arms.get(arm)
+        if known is None:  # pushed out by newcomers of the same block
+            return np.ones(len(units), np.bool_)
         fresh = ~known.known(units)
         changed, forgotten = known.add(units[fresh])
         for number in changed:
@@ -146,8 +155,8 @@ class Traffic:
             for other in list(self._arms):
                 self._forget(other)
             self._seen.setdefault(arm, time)
-            oldest = sorted(self._seen, key=lambda name: (self._seen[name], name))
-            for other in oldest[: max(0, len(oldest) - ARMS)]:
+            oldest = sorted(self._seen.keys() - {arm}, key=lambda name: (self._seen[name], name))
+            for other in oldest[: max(0, len(self._seen) - ARMS)]:
                 del self._seen[other]
             self._arms = {name: UnitSet() for name in self._seen}
         self._seen[arm] = max(time, self._seen[arm])
@@ -166,6 +175,15 @@ class Traffic:
 
     def _blob(self, arm: str, number: int) -> bytes:
         return pack({"run": self._arms[arm].runs[number]})
+
+
+def _few(arms: list[str]) -> list[str]:
+    """The arms, with those of the fewest rows put together when there are more than can be told apart."""
+    counted = Counter(arms)
+    if len(counted) <= ARMS:
+        return arms
+    kept = {arm for arm, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[: ARMS - 1]}
+    return [arm if arm in kept else OTHERS for arm in arms]
 
 
 def _wrong(match: Match, reference: Reference) -> Bools:

@@ -144,9 +144,11 @@ def test_a_bad_csv_row_costs_itself(tmp_path: Path) -> None:
     (raw,) = chunks(path, ["id", "note"])
 
     assert raw.columns["id"] == ["1", "5"]
-    assert [
-        (bad.where, bad.reason.split(",")[0]) for bad in raw.malformed
-    ] == [(4, "has 1 values"), (5, "has 3 values"), (6, "not UTF-8")]
+    assert [(bad.where, bad.reason.split(",")[0]) for bad in raw.malformed] == [
+        (4, "has 1 values"),
+        (5, "has 3 values"),
+        (6, "not UTF-8"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.parquet", "empty.csv", "what.xlsx", "gone.csv"])

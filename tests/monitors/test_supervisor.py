@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import shutil
 import signal
@@ -22,7 +23,9 @@ from daemon.core.errors import StoreBusy, Unavailable
 from daemon.core.events import Recorded
 from daemon.core.monitors import Monitor, Window
 from daemon.intake import Batch, Intake, Progress, Receipt
+from daemon.monitors.frames import Frame
 from daemon.monitors.plan import StreamPlan, stream_plans
+from daemon.monitors.process import WorkerProcess
 from daemon.monitors.supervisor import Report, Supervisor
 from daemon.running import Running
 from daemon.store.rows import event_of
@@ -152,6 +155,7 @@ def test_files_become_stored_events(lab: Lab, data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_killed_workers_change_nothing(lab: Lab, data: Path, tmp_path: Path, reference: Path) -> None:
     """A worker killed at random moments is replaced, and all events and state are those of an undisturbed run."""
     rows, labels = car_loan(data, 22_000, 27_000)
@@ -164,9 +168,9 @@ def test_killed_workers_change_nothing(lab: Lab, data: Path, tmp_path: Path, ref
 
     chance, pause = random.Random(7), threading.Event()
     with lab.daemon() as daemon:
-        for _ in range(8):
+        for _ in range(6):
             pid = wait_for(lambda: daemon.supervisor.pid)
-            pause.wait(chance.uniform(0.8, 2.2))
+            pause.wait(chance.uniform(0.5, 3.0))
             if daemon.supervisor.pid == pid:
                 kill(pid)
             wait_for(lambda pid=pid: daemon.supervisor.pid not in {pid, None})
@@ -256,6 +260,7 @@ def test_a_silent_stream_is_reported_once(lab: Lab, data: Path) -> None:
     assert sorted(sinces) == sinces
 
 
+@pytest.mark.slow
 def test_the_report_of_a_window_is_made_in_the_worker(lab: Lab, data: Path, tmp_path: Path) -> None:
     """Asked for a closed window, Evidently's report is a whole HTML file; of a window nobody knows it is a problem."""
     feed(lab.plan, car_loan(data, 25_000, 25_300)[0], [], size=300)
@@ -296,3 +301,16 @@ def test_a_full_store_pauses_the_worker(lab: Lab, data: Path) -> None:
         wait_for(lambda: daemon.events("drift.measured"))
 
         assert next(refusals, None) is None
+
+
+def test_a_worker_whose_daemon_is_gone_leaves() -> None:
+    """The end of its standard input is the end of the worker: no worker outlives its daemon."""
+    ended: queue.Queue[Frame | None] = queue.Queue()
+    worker = WorkerProcess(lambda _, frame: ended.put(frame))
+
+    ready = ended.get(timeout=60)
+    worker.end()
+
+    assert ready is not None
+    assert ready.kind == "ready"
+    assert worker.why() == "exit status 0"
