@@ -67,6 +67,7 @@ class PredictionLog:
     def write(self, lines: list[bytes], now: datetime) -> None:
         """Log the records of one request. Never raises: without room they wait, or are lost and counted."""
         block = b"".join(lines)
+        self.retry(now)
         if not self._waiting and self._append(block, now):
             return
         if self._waiting_bytes + len(block) > WAITING_BYTES:

@@ -27,6 +27,8 @@ class Nursery:
         self._born: dict[str, asyncio.Future[str]] = {}
         """Living or asked-for backends: how each ended, once it has."""
         self._unsent: list[bytes] = []
+        self._up = False
+        """The parent has imported everything and listens."""
 
     def start(self, key: str, socket: Path, log: Path, deployment: Deployment) -> asyncio.Future[str]:
         """Have a backend started. The future tells how it ended; also when the parent died before it started."""
@@ -56,32 +58,32 @@ class Nursery:
                 for request in self._unsent:
                     self._write(request)
                 self._unsent.clear()
-                if await self._listen(self._process):
-                    wait = 0.1
+                await self._listen(self._process)
+                wait = 0.1 if self._up else wait
                 await self._process.wait()
             except asyncio.CancelledError:
                 await self._end(self._process)
                 raise
-            self._process = None
+            self._process, self._up = None, False
             for key in list(self._born):
                 self._tell(key, "the parent of all backends died, see gateway/preload.log")
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> bool:
-        """Hear what becomes of the backends until the parent is gone; whether it ever came up."""
-        came_up = False
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        """Hear what becomes of the backends until the parent is gone."""
         assert process.stdout is not None
         while line := await process.stdout.readline():
             message = orjson.loads(line)
-            came_up = came_up or "ready" in message
+            self._up = self._up or "ready" in message
             if "ended" in message:
                 self._tell(message["ended"], message["how"])
-        return came_up
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
-        process.stdin.close()  # it ends its children and itself
+        process.stdin.close()  # it ends its children and itself, once it listens
+        if not self._up and process.returncode is None:
+            process.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), 5)
         if process.returncode is None:

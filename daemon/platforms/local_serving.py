@@ -76,6 +76,7 @@ class LocalServing:
                     raise Unavailable("gateway", "health", f"process {pid} runs but does not answer")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                self._wait_for_own()
             self._start()
             deadline = time.monotonic() + wait
             while not self._answers():
@@ -94,9 +95,13 @@ class LocalServing:
             deadline = time.monotonic() + wait
             while self._alive() is not None and time.monotonic() < deadline:
                 time.sleep(0.05)
-            if self._process is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(5)
+            self._wait_for_own()
+
+    def _wait_for_own(self) -> None:
+        """Collect the gateway that this process started, when it is that one that was just ended."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
