@@ -1,7 +1,7 @@
 """Why a rule did what it did, or did not: clause by clause, with the values that were read and what was remembered.
 
 Everything comes from the store: the event, the decision with its clauses, the rule as it was loaded then. Values are read
-from the event again; memory is had again by replay (replaying.py).
+from the event again; memory is had again by recalling.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from daemon.core.expressions import Condition, Operand, compile_condition
 from daemon.core.memory import Memory
 from daemon.core.rules import Rule
 from daemon.core.runs import Run
-from daemon.replaying import Parse, Replayed, replay
+from daemon.recalling import Parse, Recalled, recall
 from daemon.store.base import Session
 from daemon.store.rows import StoredDecision, StoredEvent
 
@@ -92,10 +92,10 @@ class WhyNot:
 def explain(session: Session, parse: Parse, stored: StoredDecision) -> Explanation:
     """Explain one decision."""
     event = reading.event(session, stored.event)
-    replayed = replay(session, parse, stored)
-    subject = _subject(event.recorded.event, replayed)
+    recalled = recall(session, parse, stored)
+    subject = _subject(event.recorded.event, recalled)
     values = _values(subject)
-    rule = replayed.rule
+    rule = recalled.rule
     texts = [(text, truth, reason) for text, truth, reason in stored.clauses]
     if not texts and rule is not None and values is not None:
         texts = [(c.text, (v := c.evaluate(values)).truth.value, v.reason) for c in rule.when]
@@ -104,9 +104,9 @@ def explain(session: Session, parse: Parse, stored: StoredDecision) -> Explanati
         stored, event, subject, rule,
         tuple(_read(subject.type, *text, values) for text in texts),
         _clear(rule, values),
-        memory_lines(replayed.before, rule, now), memory_lines(replayed.after, rule, now),
+        memory_lines(recalled.before, rule, now), memory_lines(recalled.after, rule, now),
         reading.run(session, stored.run) if stored.run and session.rows("run", stored.run) else None,
-        replayed.note,
+        recalled.note,
     )  # fmt: skip
 
 
@@ -128,9 +128,9 @@ def why_not(session: Session, parse: Parse, rule: str, key: str = "") -> WhyNot:
     )
 
 
-def _subject(event: Event, replayed: Replayed) -> Event:
+def _subject(event: Event, recalled: Recalled) -> Event:
     """The event that the clauses are about: a timer stands for the one that started it."""
-    latest = replayed.before.condition.latest if replayed.before else None
+    latest = recalled.before.condition.latest if recalled.before else None
     if event.type != "timer.due" or latest is None:
         return event
     return Event(

@@ -16,7 +16,7 @@ from daemon import reading
 from daemon.core.runs import AFTER_STEP, UNDO_STEP, Run, State
 from daemon.explaining import Explanation, explain
 from daemon.reading import Barred, StoredRecord
-from daemon.replaying import Parse
+from daemon.recalling import Parse
 from daemon.store.base import Session
 from daemon.store.rows import StoredCall, moment
 

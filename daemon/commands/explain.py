@@ -18,7 +18,7 @@ from daemon.core.events import Event
 from daemon.explaining import Explanation, Read, WhyNot, memory_lines
 from daemon.explaining import explain as explained
 from daemon.explaining import why_not as missed
-from daemon.replaying import Parse, RulesThen, rule_at
+from daemon.recalling import Parse, RulesThen, rule_at
 from daemon.rulefiles import RuleFolder
 from daemon.store.base import Session
 from daemon.store.rows import event_json

@@ -25,7 +25,7 @@ Parse = Callable[[Mapping[str, str]], RuleSet]
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class Recalled:
     """One decision, made again."""
 
     rule: Rule | None
@@ -65,12 +65,12 @@ def rule_at(session: Session, rules: RulesThen, name: str, seq: int) -> Rule | N
     return rules.rule(str(loaded[-1].recorded.event.data["revision"]), name) if loaded else None
 
 
-def replay(session: Session, parse: Parse, stored: StoredDecision) -> Replayed:
+def recall(session: Session, parse: Parse, stored: StoredDecision) -> Recalled:
     """Make a stored decision again, from what was stored before it."""
     rules = RulesThen(session, parse)
     rule = rule_at(session, rules, stored.rule, stored.event)
     if rule is None:
-        return Replayed(None, None, None, None, "the rule as it was then is not stored, or no longer fits config.yaml")
+        return Recalled(None, None, None, None, "the rule as it was then is not stored, or no longer fits config.yaml")
     # Of an `absent` rule one key's wait ends when something comes under another; of all others keys are apart.
     key = "" if rule.absent is not None else stored.key
     past = _past(session, stored, key)
@@ -94,7 +94,7 @@ def replay(session: Session, parse: Parse, stored: StoredDecision) -> Replayed:
             then = past.get((recorded.seq, one.key))
             if one.firing is not None and one.otherwise is not None and then is not None and not then.run:
                 memory[rule.name, one.key] = one.otherwise
-    return Replayed(rule, before, memory.get((rule.name, stored.key)), made, note or _difference(stored, made))
+    return Recalled(rule, before, memory.get((rule.name, stored.key)), made, note or _difference(stored, made))
 
 
 def _past(session: Session, stored: StoredDecision, key: str) -> dict[tuple[int, str], StoredDecision]:
