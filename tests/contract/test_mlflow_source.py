@@ -117,6 +117,9 @@ def test_a_model_made_anew_is_told_apart_from_the_old_one() -> None:
     anew = model(version(1, created="2"), aliases={"champion": "1"}, created="2")
     found = changes(cursor, [anew], NAMES, NOW)
     assert (told(found.events), found.again) == ([("deleted", "")], True)
+    born = changes(found.cursor, [anew], NAMES, NOW).events
+    old = changes({"churn-model": None}, [model(version(1), aliases={"champion": "1"})], NAMES, NOW).events
+    assert {event.id for event in born} & {event.id for event in old} == set()
     events, _ = poll(found.cursor, anew)
     assert events == [("registered", "1"), ("alias_changed", "champion", "1", "")]
 
@@ -219,7 +222,7 @@ OPERATIONS = st.tuples(
 
 
 @settings(deadline=None, max_examples=300)
-@given(operations=st.lists(OPERATIONS, max_size=40), lose=st.randoms(use_true_random=False))
+@given(operations=st.lists(OPERATIONS, min_size=10, max_size=60), lose=st.randoms(use_true_random=False))
 def test_every_registration_that_can_be_seen_is_told_exactly_once(operations: list[tuple[str, int]], lose: Any) -> None:
     """Whatever happens between polls, and however often a poll is repeated because its receipt was lost."""
     registry = Simulated()
@@ -247,7 +250,7 @@ def test_every_registration_that_can_be_seen_is_told_exactly_once(operations: li
 
 
 @settings(deadline=None, max_examples=200)
-@given(operations=st.lists(OPERATIONS, max_size=40))
+@given(operations=st.lists(OPERATIONS, min_size=10, max_size=60))
 def test_what_is_told_leads_to_what_is_there(operations: list[tuple[str, int]]) -> None:
     """Whoever follows the events knows the live versions and the alias after every poll."""
     registry = Simulated()
