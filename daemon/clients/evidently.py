@@ -256,4 +256,4 @@ def _decided(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tu
 
 def _no_telemetry() -> None:
     """Evidently's user interface reports its use over plain HTTP; nothing here starts it, and this keeps it off anyway."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.update(DO_NOT_TRACK="1")

@@ -60,6 +60,7 @@ class Sample:
         return hash((self.most, self.hashes.tobytes(), self.positions.tobytes()))
 
     def take(self, rows: Integers) -> Sample:
+        """The rows of these numbers, in this order."""
         features = {name: values[rows] for name, values in self.features.items()}
         outputs = (self.prediction[rows], self.score[rows])
         numbers = (self.hashes[rows], self.positions[rows], self.ids[rows])

@@ -20,7 +20,7 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 PURE = {
     "__future__", "abc", "base64", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum",
-    "fractions", "functools", "hashlib", "heapq", "itertools", "keyword", "math", "operator", "re", "struct", "textwrap", "types", "typing",
+    "fractions", "functools", "hashlib", "heapq", "itertools", "keyword", "math", "operator", "re", "struct", "textwrap", "types", "typing", "zlib",
     "cel_expr_python", "google", "numpy", "orjson", "scipy", "daemon",
 }  # fmt: skip
 """Modules that neither read the world nor change it."""
