@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from daemon.core.canonical import content_id
-from daemon.core.columns import Column, FeatureKind, Records
+from daemon.core.columns import FeatureKind, Records
 from daemon.core.errors import BadInput
 from daemon.core.losses import Task
 from daemon.core.reference import Bins, Reference, build_reference
@@ -88,9 +88,3 @@ def _is_usable(path: Path, raw: Raw) -> bool:
 def _spread(rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Which rows to keep raw."""
     return np.unique(np.linspace(0, rows - 1, min(rows, SAMPLE)).astype(np.int64))
-
-
-def columns_of(records: Records) -> dict[str, Column]:
-    """Features, then `prediction` and `score` where there are any."""
-    outputs = {"prediction": records.prediction, "score": records.score}
-    return {**records.features, **{name: column for name, column in outputs.items() if column is not None}}

@@ -53,10 +53,6 @@ class Reader(Protocol):
         """Give up what a block's `where` names: measuring it fails. It comes as a block without records, with its problem."""
         ...
 
-    def wait(self, seconds: float) -> None:
-        """Return when there may be something, at the latest after `seconds`."""
-        ...
-
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -119,11 +115,6 @@ class FilesReader:
     def skip(self, where: str, why: str) -> None:
         """Give up a file: it comes as a block without records, with its problem."""
         self._skipped[where] = why
-
-    def wait(self, seconds: float) -> None:
-        """Return when there may be something, at the latest after `seconds`."""
-        if not self._waiting:
-            self._watches["predictions"].wait(self._stop, seconds)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -189,12 +189,3 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         assert time.monotonic() < until, "it did not come"
         pause.wait(0.02)
     return value
-
-
-def parts(items: Sequence[Any], sizes: Iterable[int]) -> Iterator[Sequence[Any]]:
-    """The items cut into pieces of these sizes; the rest is the last piece."""
-    done = 0
-    for size in sizes:
-        yield items[done : done + size]
-        done += size
-    yield items[done:]
