@@ -151,3 +151,16 @@ def test_a_reference_without_errors_has_no_ratios() -> None:
     """Where the reference made no error, no number of errors is a ratio: no evidence, no division by zero."""
     state, alarm = accumulate(Cusum(), reference(mean=0.0, variance=0.0), Losses(10, 10 << 24, 10 << 24), 0)
     assert (state.evidence, alarm.alarm if alarm else None) == (0.0, False)
+
+
+def test_good_windows_buy_no_credit() -> None:
+    """However long all was well before, a bad window counts as much as at the start."""
+    known, bad = reference(), Losses(100, 30 << 24, 30 << 24)
+    fresh, _ = accumulate(Cusum(), known, bad, 0)
+    state = Cusum()
+    for start in range(50):
+        state, _ = accumulate(state, known, Losses(100, 5 << 24, 5 << 24), start)
+    used, alarm = accumulate(state, known, bad, 50)
+    assert [track.log for track in used.tracks] == pytest.approx([track.log for track in fresh.tracks])
+    assert alarm is not None
+    assert alarm.onset == 50

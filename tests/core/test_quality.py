@@ -122,3 +122,10 @@ def test_limits_can_be_set(reference: Reference) -> None:
     pane = window(reference, columns(plan=["new"] * 20))
     assert not check(reference, pane).passed
     assert check(reference, pane, Limits(new_category=0.1)).passed
+
+
+def test_a_rate_over_its_margin_by_chance_is_no_failure(reference: Reference) -> None:
+    """One odd row in fifty is over the margin of 1 %, but may be chance."""
+    found = check(reference, window(reference, columns(50, plan=["new"]), 50))
+    assert found.columns["plan"].new_category_rate == 0.02
+    assert found.passed

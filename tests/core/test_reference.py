@@ -155,3 +155,11 @@ def test_a_trailing_reference_keeps_bins_and_takes_counts() -> None:
     assert origin.digest != moved.digest
     assert moved.features["x"].counts == (10,) * 10
     assert origin.features["x"].edges == moved.features["x"].edges
+
+
+def test_ties_at_the_top_leave_no_empty_bin() -> None:
+    """Where half of the rows have the largest value, the last bin is theirs."""
+    values = np.r_[np.ones(500), np.random.default_rng(0).random(500)]
+    got = bins(column("number", values), 10)
+    assert got.counts[-1] >= 500
+    assert 0 not in got.counts

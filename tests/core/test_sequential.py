@@ -193,3 +193,10 @@ def test_equal_shares_are_surely_the_same_in_time() -> None:
     assert all(share_run(seed, [0.25] * 4, 160).same >= LIMIT for seed in range(5))
     assert not any(share_run(seed, [0.45, 0.25, 0.15, 0.15], 100).same >= LIMIT for seed in range(5))
     assert share_run(0, [0.25] * 4, 160).largest_move == pytest.approx(0, abs=0.06)
+
+
+def test_a_ratio_that_is_not_under_the_margin_is_no_alternative() -> None:
+    """With a margin of 1 (superiority) equal rates add nothing; only lower ones are evidence."""
+    lower, low, equal = margin_gains(Arm(100, 1), Arm(300, 9), 1.0)
+    assert (lower > 0, low > 0, equal) == (True, True, 0.0)
+    assert margin_gains(Arm(100, 1), Arm(300, 9), 0.75)[1:] == (0.0, 0.0)
