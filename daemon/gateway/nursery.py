@@ -16,7 +16,10 @@ _LONGEST_WAIT = 10.0
 
 
 class Nursery:
-    """Starts and stops backends by way of the preloaded parent. When that dies, all backends died with it."""
+    """Starts and stops backends by way of the preloaded parent. When that dies, all backends died with it.
+
+    The parent starts with the first backend: a gateway that serves nothing stays small.
+    """
 
     def __init__(self, log: Path, timeout: float) -> None:
         """`timeout`: seconds after which nobody waits for a backend's answer any more."""
@@ -27,6 +30,7 @@ class Nursery:
         self._born: dict[str, asyncio.Future[str]] = {}
         """Living or asked-for backends: how each ended, once it has."""
         self._unsent: list[bytes] = []
+        self._wanted = asyncio.Event()
         self._up = False
         """The parent has imported everything and listens."""
 
@@ -37,6 +41,7 @@ class Nursery:
             "environment": self._environment | dict(deployment.environment), "log": str(log),
         }  # fmt: skip
         self._born[key] = asyncio.get_running_loop().create_future()
+        self._wanted.set()
         self._send(request)
         return self._born[key]
 
@@ -49,6 +54,7 @@ class Nursery:
         """Keep the parent alive until cancelled."""
         wait = 0.1
         while True:
+            await self._wanted.wait()
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-W", "ignore", "-m", "daemon.gateway.preload",
@@ -65,6 +71,7 @@ class Nursery:
                 await self._end(self._process)
                 raise
             self._process, self._up = None, False
+            self._wanted.clear()
             for key in list(self._born):
                 self._tell(key, "the parent of all backends died, see gateway/preload.log")
             await asyncio.sleep(wait)

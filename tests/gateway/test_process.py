@@ -265,3 +265,23 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     save(path, state)
     assert load(path) == state
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_versions_come_back_when_their_parent_is_killed(own_gateway: Gateway, models: Models) -> None:
+    """The process that backends are forked from takes them with it when it dies; all are loaded again by themselves."""
+    own_gateway.deployed("t", **{"1": models.one, "2": models.two})
+    own_gateway.split("t", **{"1": 50, "2": 50})
+    (parent,) = (
+        int(pid) for pid in Path(f"/proc/{pid_of(own_gateway)}/task/{pid_of(own_gateway)}/children").read_text().split()
+    )
+    family = {parent, *descendants(parent)}
+    os.kill(parent, signal.SIGKILL)
+
+    assert eventually(lambda: {old for old in family if start_of(old)}, lambda left: not left) == set()
+    statuses = eventually(
+        lambda: {own_gateway.post("t", [{"x": number}]).status_code for number in range(8)},
+        lambda found: found == {200},
+        100,
+    )
+    assert statuses == {200}
+    assert own_gateway.serving.traffic("t").epoch == 1
