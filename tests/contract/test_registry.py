@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +335,65 @@ def test_a_stopped_registry_stays_stopped(home: Path) -> None:
     with pytest.raises(Unavailable, match="stopped"):
         stopped.alias("a", "b")
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # an MLflow server takes long to start, twice
+def test_a_registry_server_is_spoken_to_over_http(tmp_path: Path) -> None:
+    """The same answers and errors as from a database; a server that goes away is unavailable, and works again after."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"),
+    ]  # fmt: skip
+    uri = f"http://127.0.0.1:{port}"
+    remote = RegistryProcess(uri, "", timeout=30)
+    try:
+        with serving(command, tmp_path):
+            eventually(lambda: reachable(remote), 100)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.create_registered_model("churn")
+            number = str(client.create_model_version("churn", "s3://models/churn", tags={"driftd.call": "c1"}).version)
+            remote.set_alias("churn", "champion", number)
+            (model,) = remote.models({"churn": 0, "missing": 0})
+            assert (model.aliases, [item.status for item in model.versions]) == ({"champion": number}, ["READY"])
+            found = remote.find("churn", "driftd.call", "c1")
+            assert found is not None
+            assert found.version == number
+            with pytest.raises(Refused):
+                remote.version("churn", "7")
+            run = client.create_run("0")
+            (tmp_path / "reference.parquet").write_bytes(b"rows")
+            client.log_artifact(run.info.run_id, str(tmp_path / "reference.parquet"), "driftd")
+            second = client.create_model_version("churn", "s3://models/churn", run.info.run_id)
+            fetched = remote.fetch("churn", str(second.version), "driftd/reference.parquet", str(tmp_path / "here"))
+            assert Path(fetched).read_bytes() == b"rows"
+        with pytest.raises(Unavailable):
+            remote.alias("churn", "champion")
+        with serving(command, tmp_path):
+            eventually(lambda: reachable(remote), 100)
+            assert remote.alias("churn", "champion") == number
+    finally:
+        remote.stop()
+
+
+@contextlib.contextmanager
+def serving(command: list[str], folder: Path) -> Iterator[None]:
+    """An MLflow server, ended with all the processes it started."""
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def reachable(registry: RegistryProcess) -> bool:
+    """Whether the registry answers."""
+    try:
+        registry.alias("nothing", "champion")
+    except Unavailable:
+        return False
+    return True
