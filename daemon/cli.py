@@ -13,7 +13,6 @@ programs; errors go to standard error as text. Exit codes, for all commands:
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -59,8 +58,6 @@ class _Lazy(MutableMapping[str, Any]):
         if name not in self._loaded:
             module, _, attribute = self._places[name].partition(":")
             found = getattr(importlib.import_module(module), attribute)
-            gc.freeze()
-            gc.enable()
             if not isinstance(found, typer.Typer):
                 alone = typer.Typer(add_completion=False, rich_markup_mode=None)
                 alone.command(name)(found)

@@ -74,14 +74,14 @@ class RuleFolder:
             raise ConfigError(checked.mistakes)
         return checked.loaded
 
-    def check(self) -> Checked:
-        """Read everything, and say all that is wrong."""
+    def check(self, with_commit: bool = True) -> Checked:
+        """Read everything, and say all that is wrong. Without the commit Git is not asked."""
         folder = self._config.rules
         if not folder.is_dir():
             mistake = Mistake(str(folder), 0, 0, "is no folder: it should hold the rule files")
             return Checked(Loaded(RuleSet(()), (), {}), (mistake,))
         documents = [load(path, self._name(path)) for path in self._rule_files()]
-        return self._checked(documents, commit_of(folder))
+        return self._checked(documents, commit_of(folder) if with_commit else "")
 
     def parse(self, files: Mapping[str, str], commit: str = "") -> Loaded:
         """The rules of texts that were loaded before; ConfigError when they do not fit what is known now."""

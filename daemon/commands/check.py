@@ -25,7 +25,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
         mistakes = error.mistakes
     else:
         verbs = {name: loaded.verb for name, loaded in load_verbs().items()}
-        checked = RuleFolder(config, verbs).check()
+        checked = RuleFolder(config, verbs).check(with_commit=False)
         mistakes, warnings = checked.mistakes, checked.loaded.warnings
         rules, monitors = len(checked.loaded.rules.rules), len(checked.loaded.monitors)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -48,6 +49,7 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
 
     On SIGTERM it ends with the row at work, brings the labels of what it has played, and says where to go on (`next`).
     """
+    gc.enable()
     place = workplace(context)
     entry = place.config.streams.get(stream)
     if entry is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import typer
 
 from daemon.app import run
@@ -10,4 +12,5 @@ from daemon.commands.workplace import workplace
 
 def start(context: typer.Context) -> None:
     """Run the daemon here, until SIGTERM, SIGINT or `driftd stop`. Logs are JSON lines on standard error."""
+    gc.enable()
     raise typer.Exit(run(workplace(context, with_secrets=True).config))
