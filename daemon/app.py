@@ -83,11 +83,12 @@ class App:
         heads = config.home / "audit" / "heads.jsonl"
         self.writer = Writer(self._store, running, clock, heads, on_point, self._gather_evidence)
         registry = config.registry
-        self._registry = RegistryProcess(registry.uri, registry.artifacts, registry.timeout.total_seconds())
-        self._serving = LocalServing(config)
+        timeout = registry.timeout.total_seconds()
+        self._registry = RegistryProcess(registry.uri, registry.artifacts, timeout, on_point)
+        self._serving = LocalServing(config, on_point)
         self._services = Services(
             config,
-            LocalJobs(config.home),
+            LocalJobs(config.home, on_point=on_point),
             self._serving,
             self._registry,
             self._store,
@@ -95,7 +96,7 @@ class App:
             clock,
         )
         self._dispatcher = Dispatcher(self.writer, self._verbs, self._context, on_point=on_point)
-        self._supervisor = Supervisor(config, self._registry, clock)
+        self._supervisor = Supervisor(config, self._registry, clock, on_point)
         self._control = ControlServer(
             config.home, Controls(self.writer, self.status, self.reload, self.stop.set, clock)
         )
@@ -157,7 +158,7 @@ class App:
     def _all_sources(self) -> list[Source]:
         config, clock = self.config, self._clock
         sources: list[Source] = [
-            StorageSource(name, entry, config.home, clock) for name, entry in config.sources.items()
+            StorageSource(name, entry, config.home, clock, self._on_point) for name, entry in config.sources.items()
         ]
         registry: MlflowSource | None = None
         if config.models:

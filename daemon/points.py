@@ -22,6 +22,12 @@ class Point(Enum):
     AFTER_SETTLING = "the outcome is committed, the worker is not free yet"
     RULES_LOADED = "a new rule set is read, but not yet in force"
     HEAD_EXPORTED = "the audit head is exported, its run has ended"
+    LANDED = "a landed file is read, its event is not handed in yet"
+    MEASURED = "what was measured is stored, its worker has not been told"
+    JOB_MADE = "a job's folder is there, its shim is not started"
+    JOB_STARTED = "a job's shim is started, its handler does not know"
+    SHIFTED = "the gateway has split the traffic anew, its handler does not know"
+    REGISTRY_CHANGED = "the registry has a new alias or tag, its handler does not know"
 
 
 OnPoint = Callable[[Point], None]

@@ -22,6 +22,7 @@ import orjson
 
 from daemon.clients.base import ModelVersion, RegisteredModel
 from daemon.core.errors import ClientError, Conflict, Refused, Unavailable
+from daemon.points import OnPoint, Point, no_point
 
 START_S = 120.0
 """Longest that a child may take until its registry answers: a new database gets its tables, on a busy machine."""
@@ -45,7 +46,8 @@ class RegistryProcess:
     its start.
     """
 
-    def __init__(self, uri: str, artifacts: str, timeout: float = 30.0) -> None:
+    def __init__(self, uri: str, artifacts: str, timeout: float = 30.0, on_point: OnPoint = no_point) -> None:
+        self._on_point = on_point
         self._command = (sys.executable, "-m", "daemon.clients.registry_process", uri, artifacts, str(timeout))
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -87,10 +89,12 @@ class RegistryProcess:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """See Registry.set_alias."""
         self._call("set_alias", name, alias, version)
+        self._on_point(Point.REGISTRY_CHANGED)
 
     def set_tag(self, name: str, version: str, key: str, value: str) -> None:
         """See Registry.set_tag."""
         self._call("set_tag", name, version, key, value)
+        self._on_point(Point.REGISTRY_CHANGED)
 
     def find(self, name: str, tag: str, value: str) -> ModelVersion | None:
         """See Registry.find."""

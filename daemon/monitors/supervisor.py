@@ -32,6 +32,7 @@ from daemon.monitors.champions import Champions
 from daemon.monitors.frames import Frame
 from daemon.monitors.plan import Champion, StreamPlan, stream_plans
 from daemon.monitors.process import WorkerProcess
+from daemon.points import OnPoint, Point, no_point
 from daemon.sources.base import Health
 
 PARTITION = "0"
@@ -78,8 +79,11 @@ class _Stream:
 class Supervisor:
     """A Source whose system is a worker process. `run` it in a thread; all else may be called from any thread."""
 
-    def __init__(self, config: Config, registry: Registry, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, config: Config, registry: Registry, clock: Callable[[], datetime], on_point: OnPoint = no_point
+    ) -> None:
         self._config = config
+        self._on_point = on_point
         self._clock = clock
         self._log = structlog.get_logger("monitors")
         self._lock = threading.Lock()
@@ -256,6 +260,7 @@ class Supervisor:
             self._log.warning("progress_moved", stream=stream.plan.name, why=str(error))
             self._open(intake, stream)
             return
+        self._on_point(Point.MEASURED)
         for mark in batch.files:
             stream.skip.pop(mark.path, None)
         if batch.events:

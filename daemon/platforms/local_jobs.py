@@ -55,6 +55,7 @@ from daemon.core.canonical import canonical
 from daemon.core.errors import Refused, Unavailable
 from daemon.platforms import shim
 from daemon.platforms.base import JobSpec, JobState, JobStatus
+from daemon.points import OnPoint, Point, no_point
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SPAWNS = 3
@@ -65,11 +66,18 @@ _STALE_SECONDS = 3600.0
 class LocalJobs:
     """The Jobs protocol on this machine. Safe to use from any thread and from several processes on one `home`."""
 
-    def __init__(self, home: Path, grace: float = 5.0, program: Path = Path(shim.__file__)) -> None:
+    def __init__(
+        self,
+        home: Path,
+        grace: float = 5.0,
+        program: Path = Path(shim.__file__),
+        on_point: OnPoint = no_point,
+    ) -> None:
         """`grace`: seconds between TERM and KILL when a job is ended; `program`: the shim."""
         self._folder = home.absolute() / "jobs"
         self._grace = grace
         self._shim = program
+        self._on_point = on_point
 
     def submit(self, spec: JobSpec) -> JobStatus:
         """Start the job, or adopt the one of this id, whatever became of it.
@@ -91,6 +99,7 @@ class LocalJobs:
                     "grace": self._grace,
                 },
             )
+            self._on_point(Point.JOB_MADE)
         return self._advance(folder)
 
     def status(self, job: str) -> JobStatus:
@@ -183,6 +192,7 @@ class LocalJobs:
                 pass_fds=(lock,),
                 start_new_session=True,
             ).wait(timeout=60)
+        self._on_point(Point.JOB_STARTED)
         return JobStatus(JobState.RUNNING, "starting", {}, str(folder))
 
 

@@ -29,6 +29,7 @@ from daemon.core.errors import Conflict, Refused, Unavailable
 from daemon.platforms import shim
 from daemon.platforms.base import Served, Traffic
 from daemon.platforms.local_jobs import clean_environment
+from daemon.points import OnPoint, Point, no_point
 
 _ROOT = Path(__file__).parents[2]
 _HEALTH_SECONDS = 3.0
@@ -42,8 +43,9 @@ _THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREAD
 class LocalServing:
     """The Serving protocol on this machine. Safe to use from any thread."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_point: OnPoint = no_point) -> None:
         """Touches nothing: `ensure` starts the gateway."""
+        self._on_point = on_point
         self._config = config
         self._home = config.home.absolute()
         self._folder = self._home / "gateway"
@@ -194,7 +196,9 @@ class LocalServing:
     def shift(self, target: str, weights: Mapping[str, float], epoch: int, by: str) -> Traffic:
         """See Serving. Weights of 0 are left out of what comes back."""
         change = {"weights": dict(weights), "epoch": epoch, "by": by}
-        return _traffic(self._ask("PUT", f"/targets/{target}/traffic", change))
+        answer = self._ask("PUT", f"/targets/{target}/traffic", change)
+        self._on_point(Point.SHIFTED)
+        return _traffic(answer)
 
     def retire(self, target: str, version: str) -> None:
         """See Serving. Refused while the version has traffic."""

@@ -19,6 +19,7 @@ from daemon.core.canonical import content_id
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Intake
+from daemon.points import OnPoint, Point, no_point
 from daemon.sources.base import Health
 from daemon.sources.delivery import Pulse, deliver
 
@@ -50,12 +51,20 @@ def event_of(name: str, candidate: Candidate, digest: str) -> Event:
 class StorageSource:
     """The source of one watched folder. `home` is what relative paths of the config are relative to."""
 
-    def __init__(self, name: str, config: configured.StorageSource, home: Path, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: configured.StorageSource,
+        home: Path,
+        clock: Callable[[], datetime],
+        on_point: OnPoint = no_point,
+    ) -> None:
         self.name = f"storage:{name}"
         self._short = name
         self._config = config
         self._path = home / config.path
         self._pulse = Pulse(clock)
+        self._on_point = on_point
 
     def run(self, intake: Intake, stop: threading.Event) -> None:
         """Look at the folder until `stop` is set."""
@@ -109,6 +118,7 @@ class StorageSource:
         events = tuple(event_of(self._short, item.candidate, item.found.mark.digest) for item in fresh)
         marks = tuple(item.found.mark for item in seen)
         problems = tuple(item.found.problem for item in seen if item.found.problem)
+        self._on_point(Point.LANDED)
         receipt = deliver(intake, Batch(events=events, files=marks, problems=problems), stop, self._pulse)
         if receipt is None:
             return
