@@ -70,5 +70,6 @@ class Registry(Protocol):
 
     def fetch(self, name: str, version: str, artifact: str, folder: str) -> str:
         """Download one artifact of the version (e.g. `driftd/reference.parquet`) into `folder`; its local path.
-        Refused when there is none."""
+        Refused when there is none.
+        """
         ...

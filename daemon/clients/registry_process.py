@@ -28,11 +28,13 @@ def main(uri: str, artifacts: str, timeout: float) -> None:
     """Serve requests until stdin ends; `artifacts` is where a database puts artifacts by default, `timeout` in seconds."""
     out = _take_stdout()
     # These must stand before MLflow is imported. A request that hangs would be answered too late to be of use.
-    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = artifacts
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, int(timeout / 2)))
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ.update(
+        _MLFLOW_SERVER_ARTIFACT_ROOT=artifacts,
+        MLFLOW_DISABLE_TELEMETRY="true",
+        MLFLOW_HTTP_REQUEST_TIMEOUT=str(max(1, int(timeout / 2))),
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    )
     from daemon.clients.mlflow_registry import MlflowRegistry, as_client_error  # noqa: PLC0415
 
     lock = threading.Lock()
