@@ -139,8 +139,8 @@ class StreamMonitor:
 
     def idle(self) -> None:
         """Nothing came for a while: close the open windows."""
-        for tracks in self._tracks.values():
-            for track in tracks.values():
+        for model in self._tracks:
+            for track in self._in_order(model):
                 self._events += track.close("idle", self._samples)
         self._measured()
         self._moved(1)
@@ -268,9 +268,9 @@ class StreamMonitor:
         """Measure the performance of windows whose labels have come."""
         if not self.plan.labelled:
             return
-        for model, tracks in self._tracks.items():
+        for model in self._tracks:
             version = self._champions.get(model, Champion()).version if self.plan.fields.version else ""
-            for track in tracks.values():
+            for track in self._in_order(model):
                 before = track.awaited()
                 self._events += track.measured(self._overdue, version)
                 for no in set(before) - set(track.awaited()):
@@ -292,6 +292,11 @@ class StreamMonitor:
         if counters.unmatched > self._reported.unmatched:
             self._complain("labels were given up: no prediction of their id came, or it had waited too long")
         self._reported = replace(counters)
+
+    def _in_order(self, model: str) -> list[Track]:
+        """A model's windows by monitor and segment: the order in which they came to be is not known after a restart."""
+        tracks = self._tracks[model]
+        return [tracks[key] for key in sorted(tracks)]
 
     def _track(self, model: ModelPlan, monitor: str, segment: str) -> Track | None:
         tracks = self._tracks[model.name]
