@@ -18,7 +18,6 @@ from daemon import reading
 from daemon.core import memory as remembering
 from daemon.core.activations import Activation, activation
 from daemon.core.celtree import Comparison
-from daemon.core.decisions import Verdict
 from daemon.core.durations import write_duration
 from daemon.core.errors import BadInput
 from daemon.core.events import Event, utc
@@ -26,6 +25,7 @@ from daemon.core.expressions import Condition, Operand, compile_condition
 from daemon.core.memory import Memory
 from daemon.core.rules import Rule
 from daemon.core.runs import Run
+from daemon.core.verdicts import Verdict
 from daemon.recalling import Parse, Recalled, recall
 from daemon.store.base import Session
 from daemon.store.rows import StoredDecision, StoredEvent

@@ -22,12 +22,13 @@ import orjson
 from daemon.core import memory as remembering
 from daemon.core.audit import GENESIS, hash_of
 from daemon.core.canonical import canonical, content_id
-from daemon.core.decisions import Decided, Decision, Due, Remembered, World, decide, world_after
+from daemon.core.decisions import decide, world_after
 from daemon.core.errors import Fenced
 from daemon.core.events import CATALOGUE, Event, Recorded, clean
 from daemon.core.memory import Memory
 from daemon.core.problems import Problem
 from daemon.core.rules import RuleSet
+from daemon.core.verdicts import Decided, Decision, Due, Remembered, World
 from daemon.intake import Batch, Receipt
 from daemon.store.base import Row, Session
 from daemon.store.rows import decision_row, event_row, micros, moment

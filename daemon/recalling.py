@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from daemon import reading
-from daemon.core.decisions import Decision, World, decide
+from daemon.core.decisions import decide
 from daemon.core.errors import ConfigError
 from daemon.core.memory import Memory
 from daemon.core.rules import Rule, RuleSet
+from daemon.core.verdicts import Decision, World
 from daemon.store.base import Session
 from daemon.store.rows import StoredDecision, StoredEvent
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daemon.core.canonical import canonical
-from daemon.core.decisions import Decided, World
 from daemon.core.memory import Memory, for_storage
 from daemon.core.rules import RuleSet
+from daemon.core.verdicts import Decided, World
 from daemon.ledger import NO_RULES, decided_or_why
 from daemon.store.base import Session, Store
 from daemon.store.rows import StoredDecision, StoredEvent, decision_of, decision_row, event_of

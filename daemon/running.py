@@ -18,7 +18,6 @@ from daemon.config import Config
 from daemon.core.admission import DAY, Admitted, Allowance, Allowances, admit, takes_over
 from daemon.core.calls import Again, Answer, Done, Failed, Inconclusive, Outcome, Working
 from daemon.core.canonical import canonical, content_id
-from daemon.core.decisions import Decision, Firing
 from daemon.core.events import Event, Recorded
 from daemon.core.problems import Problem
 from daemon.core.rules import Mode, Rule, Step, WhenBusy
@@ -33,6 +32,7 @@ from daemon.core.runs import (
     onward,
     run_id,
 )
+from daemon.core.verdicts import Decision, Firing
 from daemon.handling import Verb
 from daemon.ledger import Ledger
 from daemon.store.rows import StoredCall, answers_json, call_of, micros, run_of, run_row

@@ -14,14 +14,13 @@ from daemon.commands.printing import AsJson, brief, print_json, print_line, when
 from daemon.commands.printing import as_json as fields_of
 from daemon.commands.workplace import Workplace, workplace
 from daemon.core.errors import NotFound
-from daemon.core.events import Event
+from daemon.core.events import Event, event_json
 from daemon.explaining import Explanation, Read, WhyNot, memory_lines
 from daemon.explaining import explain as explained
 from daemon.explaining import why_not as missed
 from daemon.recalling import Parse, RulesThen, rule_at
 from daemon.rulefiles import RuleFolder
 from daemon.store.base import Session
-from daemon.store.rows import event_json
 from daemon.verbs import load_verbs
 
 _MARKS = {"true": "yes", "false": "no ", "unknown": "?  "}

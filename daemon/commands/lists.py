@@ -10,7 +10,8 @@ from daemon import reading
 from daemon.commands.printing import AsJson, Limit, brief, print_json, print_table, when
 from daemon.commands.printing import as_json as fields_of
 from daemon.commands.workplace import workplace
-from daemon.store.rows import StoredEvent, event_json
+from daemon.core.events import event_json
+from daemon.store.rows import StoredEvent
 
 
 def events(

@@ -20,20 +20,19 @@ FIRED         it fired, and a run is asked for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Any
 
 from daemon.core import memory as remembering
-from daemon.core.canonical import content_id
 from daemon.core.durations import write_duration
 from daemon.core.errors import BadInput
-from daemon.core.events import Event, Recorded, utc
+from daemon.core.events import Event, Recorded, event_from_json, event_json
 from daemon.core.expressions import Activation, Template, Truth, activation
 from daemon.core.memory import Condition, Memory, Window
 from daemon.core.rules import Mode, OnUnknown, Rule, RuleSet, Step
+from daemon.core.verdicts import Clause, Decided, Decision, Due, Firing, Remembered, Verdict, World
 
 LONGEST_CHAIN = 8
 """Runs that may cause one another in a row; beyond it the firing is suppressed as a loop."""
@@ -49,106 +48,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 OWN_ALLOWED = frozenset({"run.finished"})
 """Event types that only ever come from our own runs: listening to them is asking for one's own events."""
-
-
-class Verdict(Enum):
-    """What became of one event under one rule; see the ladder above."""
-
-    OWN = "own"
-    LOOP = "loop"
-    REPEATED = "repeated"
-    UNKNOWN = "unknown"
-    CLEARED = "cleared"
-    NOT_MET = "not met"
-    HELD = "held"
-    EPISODE = "episode"
-    COOLDOWN = "cooldown"
-    LIMIT = "limit"
-    PAUSED = "paused"
-    OBSERVED = "observed"
-    FIRED = "fired"
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """One condition of the rule, and how it came out."""
-
-    text: str
-    truth: str
-    """`true`, `false` or `unknown`."""
-    reason: str
-    """Why it is unknown; empty otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Firing:
-    """What a rule that fired asks for."""
-
-    steps: tuple[tuple[Step, Mapping[str, Any]], ...]
-    """Each step with its inputs, expressions evaluated."""
-    on_failure: tuple[tuple[Step, Mapping[str, Any]], ...]
-    trigger: Event
-    """The event that made the condition true: for a timer, the one that started it."""
-    notice: bool = False
-    """`on_unknown: notify`: only `on_failure` runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one event meant to one rule."""
-
-    rule: str
-    revision: str
-    key: str
-    model: str
-    verdict: Verdict
-    why: str
-    clauses: tuple[Clause, ...]
-    firing: Firing | None = None
-    otherwise: Memory | None = None
-    """Of a firing: the memory when nothing could be started (the target is busy, a budget spent); it stays armed."""
-    again: Due | None = None
-    """Of a firing: when to ask again in that case, for a rule that waits for a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A time at which a rule wants to be asked again."""
-
-    at: datetime
-    rule: str
-    key: str
-    why: str
-    """`for`, `absent`, `repeat`, `cooldown` or `again`."""
-
-    @property
-    def id(self) -> str:
-        """The same wish twice is one timer."""
-        return content_id("timer", self.rule, self.key, self.at, self.why)
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What all rules share."""
-
-    paused: bool = False
-    started: datetime | None = None
-    """When the daemon started, by its `rules.loaded`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Everything that one event changed."""
-
-    decisions: tuple[Decision, ...]
-    memory: Mapping[tuple[str, str], Memory]
-    """Only the memories that changed."""
-    dues: tuple[Due, ...]
-    world: World
-
-
-Remembered = Callable[[str, str], Memory | None]
-"""(rule, key) -> its memory, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +228,7 @@ def _counted(told: _Told, condition: Condition, window: Window | None, holds: bo
     elif first:
         start = window.start if window else told.event.time.isoformat()
     since = now if first else condition.since
-    return replace(condition, since=since, since_start=start, latest=_kept(told.event) if timed else None)
+    return replace(condition, since=since, since_start=start, latest=event_json(told.event) if timed else None)
 
 
 def _streak_start(condition: Condition) -> str:
@@ -406,7 +305,7 @@ def _seen(told: _Told, memory: Memory, holds: bool) -> tuple[Decision, Memory, t
     # The due time that is set already will see that this came, and set the next: not one due time per event.
     waiting = condition.asked is not None and condition.asked > now
     asked = condition.asked if waiting else now + rule.absent
-    after = replace(memory, condition=Condition(seen=now, asked=asked, latest=_kept(told.event)))
+    after = replace(memory, condition=Condition(seen=now, asked=asked, latest=event_json(told.event)))
     wishes = () if waiting else (Due(now + rule.absent, rule.name, told.key, "absent"),)
     return _decision(told, verdict, "it came"), after, wishes
 
@@ -437,7 +336,7 @@ def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
     duration = rule.hold.duration if rule.hold else None
     if duration is None or condition.since is None or condition.latest is None or now - condition.since < duration:
         return nothing
-    event = _restored(condition.latest)
+    event = event_from_json(condition.latest)
     quiet = condition.unknown_since
     told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
     if quiet is not None and now - quiet >= rule.stale_after:
@@ -461,7 +360,7 @@ def _silence(rule: Rule, memory: Memory, recorded: Recorded, world: World, key: 
     if now < until:
         waiting = replace(memory, condition=replace(condition, asked=until))
         return Decided((), {(rule.name, key): waiting}, (Due(until, rule.name, key, "absent"),), world)
-    event = _restored(condition.latest) if condition.latest else recorded.event
+    event = event_from_json(condition.latest) if condition.latest else recorded.event
     told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
     asked = replace(memory, condition=replace(condition, asked=None))
     decision, after, dues = _fire(told, asked, f"nothing came for {write_duration(now - condition.seen)}")
@@ -547,16 +446,3 @@ def _evaluated(value: Any, values: Activation, streak_start: str) -> tuple[Any, 
         items = [_evaluated(item, values, streak_start) for item in value]
         return [item for item, why in items if not why], next((why for _, why in items if why), "")
     return value, ""
-
-
-def _kept(event: Event) -> dict[str, Any]:
-    return {
-        "id": event.id, "source": event.source, "type": event.type, "subject": event.subject,
-        "time": event.time.isoformat(), "data": dict(event.data), "chain": list(event.chain),
-    }  # fmt: skip
-
-
-def _restored(kept: Mapping[str, Any]) -> Event:
-    return Event(
-        kept["id"], kept["source"], kept["type"], kept["subject"], utc(kept["time"]), kept["data"], tuple(kept["chain"])
-    )  # fmt: skip

@@ -56,6 +56,22 @@ class Recorded:
     event: Event
 
 
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as JSON values."""
+    return {
+        "id": event.id, "source": event.source, "type": event.type, "subject": event.subject,
+        "time": event.time.isoformat(), "data": dict(event.data), "chain": list(event.chain),
+    }  # fmt: skip
+
+
+def event_from_json(stored: Mapping[str, Any]) -> Event:
+    """An event from what `event_json` made."""
+    return Event(
+        stored["id"], stored["source"], stored["type"], stored["subject"], datetime.fromisoformat(stored["time"]),
+        stored["data"], tuple(stored["chain"]),
+    )  # fmt: skip
+
+
 class Kind(Enum):
     """The kinds of field value, each with the CEL type it has in a condition."""
 

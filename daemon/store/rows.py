@@ -11,9 +11,9 @@ import orjson
 
 from daemon.core.calls import Answer, Call
 from daemon.core.canonical import canonical
-from daemon.core.decisions import Decision
-from daemon.core.events import Event, Recorded
+from daemon.core.events import Event, Recorded, event_from_json, event_json
 from daemon.core.runs import AFTER_STEP, Moved, Run, RunStep, State
+from daemon.core.verdicts import Decision
 from daemon.store.base import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,22 +87,6 @@ def decision_of(row: Row) -> StoredDecision:
     """From `decision` and its like."""
     seq, event, rule, revision, key, verdict, admission, why, clauses, run = row
     return StoredDecision(seq, event, rule, revision, key, verdict, admission, why, orjson.loads(clauses), run)
-
-
-def event_json(event: Event) -> dict[str, Any]:
-    """An event as JSON values."""
-    return {
-        "id": event.id, "source": event.source, "type": event.type, "subject": event.subject,
-        "time": event.time.isoformat(), "data": dict(event.data), "chain": list(event.chain),
-    }  # fmt: skip
-
-
-def event_from_json(stored: Mapping[str, Any]) -> Event:
-    """An event from what `event_json` made."""
-    return Event(
-        stored["id"], stored["source"], stored["type"], stored["subject"], datetime.fromisoformat(stored["time"]),
-        stored["data"], tuple(stored["chain"]),
-    )  # fmt: skip
 
 
 def run_json(run: Run) -> dict[str, Any]:

@@ -29,10 +29,10 @@ def main() -> int:
             play(stage, board, seen)
         summary.show(stage, seen, time.monotonic() - began)
         if keep:
-            print(f"The daemon is up (pid {stage.leave('daemon')}); stop it with `.venv/bin/driftd stop`.")  # noqa: T201
+            print(f"The daemon is up (pid {stage.leave('daemon')}); stop it with `.venv/bin/driftd stop`.")
             kept = True
     except StoryFailed as failed:
-        print(f"The story broke off: {failed}", file=sys.stderr)  # noqa: T201
+        print(f"The story broke off: {failed}", file=sys.stderr)
         return 1
     finally:
         if not kept:

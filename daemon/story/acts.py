@@ -15,9 +15,11 @@ CHANGE = 25_000
 LAST = 50_000
 QUIET_RATE = 2_500
 """Rows per second before the change (several years of applications in ten seconds)."""
-RATE = 500
-"""Rows per second after it, in files."""
-REQUESTS = 250
+RATE = 300
+"""Rows per second after it, in files..."""
+LOGGED = 36_000
+"""... up to this row; the rest are requests to the gateway."""
+REQUESTS = 80
 """Requests per second once a canary is on."""
 BATCH = 250
 """Rows per prediction-log file."""
@@ -65,14 +67,14 @@ def quiet(stage: Stage) -> None:
 
 def change(stage: Stage, seen: Seen) -> Run:
     """The applicants change: the rule fires, a job trains, the new version is evaluated, and a canary begins."""
-    _feed(stage, "changed", "files", CHANGE, LAST, RATE)
+    _feed(stage, "changed", "files", CHANGE, LOGGED, RATE)
     run: Run = stage.wait("a retraining", lambda: _retraining(stage), 90)
     seen.fired_at_row = int(run.trigger.data.get("window", {}).get("last", 0)) + 1
     seen.fired_at = run.trigger.time.isoformat()
     stage.tell(
         f"rule {run.rule} fired after row {seen.fired_at_row}, {seen.fired_at_row - CHANGE} rows into the change"
     )
-    stage.wait("the canary", lambda: _now(stage, run).state is State.SERVING or _now(stage, run).ended, 180)
+    stage.wait("the canary", lambda: _now(stage, run).state is State.SERVING or _now(stage, run).ended, 300)
     stage.end("changed")
     _must(stage, run, State.SERVING, seen, "promoted")
     return _now(stage, run)

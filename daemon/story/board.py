@@ -32,8 +32,8 @@ class Board:
         self._act = ""
         self._lines: list[str] = []
         self._over = threading.Event()
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._render)
         self._board: Group | Text = Text("")
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._render)
         self._thread = threading.Thread(target=self._follow, name="board", daemon=True)
 
     def __enter__(self) -> Self:

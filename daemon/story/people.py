@@ -113,7 +113,7 @@ def _trained(config: Config, name: str, table: Path) -> dict[str, Any]:
         )
     )
     program = config.templates / "train.py"
-    os.environ["DRIFTD_CALL"] = str(call)
+    os.environ.update(DRIFTD_CALL=str(call))
     sys.path.insert(0, str(program.parent))
     runpy.run_path(str(program), run_name="__main__")
     outputs: dict[str, Any] = json.loads((folder / "outputs.json").read_text())

@@ -29,7 +29,7 @@ IMPURE_CALLS = {"open", "print", "input", "exec", "eval"}
 IMPURE_ATTRIBUTES = {"now", "utcnow", "today", "random", "default_rng", "getenv", "environ"}
 
 BROAD_EXCEPTS = {
-    "daemon/ledger.py: _decide": "one bad event must not stop the others",
+    "daemon/ledger.py: decided_or_why": "one bad event must not stop the others",
     "daemon/dispatcher.py: _outcome": "whatever a handler raises is an outcome",
     "daemon/writer.py: _group": "one bad batch costs that batch only",
     "daemon/app.py: _keep": "a source that breaks is started again",

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.core.decisions import CATCH_UP, LONGEST_CHAIN, Verdict, World, decide
+from daemon.core.decisions import CATCH_UP, LONGEST_CHAIN, decide
 from daemon.core.errors import BadInput
 from daemon.core.events import CATALOGUE, Event
 from daemon.core.rules import Mode, OnUnknown
+from daemon.core.verdicts import Verdict, World
 from tests.builders import (
     T0,
     at,

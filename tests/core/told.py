@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import orjson
 
 from daemon.core.canonical import canonical
-from daemon.core.decisions import Decision, Due, Verdict, World, decide
+from daemon.core.decisions import decide
 from daemon.core.events import Event
 from daemon.core.memory import Memory, for_storage, from_storage
 from daemon.core.rules import RuleSet
+from daemon.core.verdicts import Decision, Due, Verdict, World
 from tests.builders import T0, at, due, recorded
 
 
