@@ -42,8 +42,10 @@ from daemon.store.rows import StoredCall, call_for, call_of, micros, moment, run
 
 LEASE = timedelta(minutes=5)
 """How long a claimed call belongs to its worker; longer than any single step of a handler takes."""
-GROUP_EVENTS = 2048
-"""Most events in one transaction."""
+GROUP_EVENTS = 256
+"""Most events in one transaction (a larger batch is one by itself): enough to share a disk sync, few enough to be short."""
+BRIEF = 8
+"""A batch of at most so many things goes before the streams."""
 QUEUE_BATCHES = 256
 """Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
@@ -110,6 +112,7 @@ class Writer:
         self._condition = threading.Condition()
         self._urgent: deque[_Item] = deque()
         self._queue: deque[_Item] = deque()
+        self._brief = False
         self._stopping = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -122,6 +125,7 @@ class Writer:
         with store.read() as session:
             self._standing, self._memory = standing_of(session)
         self._rules: RuleSet | None = None
+        self._ahead = timedelta()
         self._calls_due: datetime | None = moment(0)
         self._timers_due: datetime | None = moment(0)
         self._thread = threading.Thread(target=self._loop, name="writer", daemon=True)
@@ -156,7 +160,7 @@ class Writer:
     def start(self) -> None:
         """Take back what an earlier epoch had claimed, and begin."""
         with self._store.transaction(self._epoch) as session:
-            session.run("reclaim_calls", micros(self._clock()), self._epoch)
+            session.run("reclaim_calls", micros(self._now()), self._epoch)
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -216,8 +220,8 @@ class Writer:
         """Store a batch and wait until it is durable; see `daemon.intake.Intake`."""
         until = time.monotonic() + timeout
         item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + 1)
-        urgent = any(event.type == "control.changed" for event in batch.events)
-        future = self._put(item, urgent=urgent, timeout=timeout)
+        # A few events must not wait behind a stream's hundreds; whoever hands them in waits for them, so they are few.
+        future = self._put(item, urgent=item.size <= BRIEF, timeout=timeout)
         self._on_point(Point.SUBMITTED)
         try:
             receipt: Receipt = future.result(max(until - time.monotonic(), 0.0))
@@ -253,16 +257,16 @@ class Writer:
 
     def _put(self, item: _Item, *, urgent: bool, timeout: float = 60.0) -> Future[Any]:
         with self._condition:
-            full = not urgent and not item.forever
-            if full and not self._condition.wait_for(
-                lambda: len(self._queue) < QUEUE_BATCHES or self._stopping or self._failure, timeout
+            lane = self._urgent if urgent else self._queue
+            if not item.forever and not self._condition.wait_for(
+                lambda: len(lane) < QUEUE_BATCHES or self._stopping or self._failure, timeout
             ):
                 raise StoreBusy("the writer's queue is full; hand it in again")
             if self._failure is not None:
                 raise StoreError(f"the writer has stopped: {self._failure}") from self._failure
             if self._ended or (self._stopping and not item.forever):
                 raise StoreBusy("driftd is stopping")
-            (self._urgent if urgent else self._queue).append(item)
+            lane.append(item)
             self._condition.notify_all()
         return item.future
 
@@ -276,10 +280,13 @@ class Writer:
                 if wait is not None and wait <= 0:
                     return []
                 self._condition.wait(wait)
+            # What is urgent goes alone, so that its transaction is short; the streams' turn comes right after.
+            lane = self._urgent if self._urgent and not (self._brief and self._queue) else self._queue
+            self._brief = lane is self._urgent
             items: list[_Item] = []
             size = 0
-            while (self._urgent or self._queue) and size < GROUP_EVENTS:
-                item = (self._urgent or self._queue).popleft()
+            while lane and size < GROUP_EVENTS:
+                item = lane.popleft()
                 items.append(item)
                 size += item.size
             self._condition.notify_all()
@@ -294,7 +301,16 @@ class Writer:
             # A worker that is too slow loses its call: somebody must be awake then.
             dues.extend(lease for _, lease in self._at_work if lease > self._standing.at)
         known = [due for due in dues if due is not None]
-        return (min(known) - self._clock()).total_seconds() if known else None
+        return (min(known) - self._now()).total_seconds() if known else None
+
+    def _now(self) -> datetime:
+        """The time, never before what was recorded; when the clock is set back it flows on from there."""
+        wall, last = self._clock(), self._standing.at
+        if wall >= last:
+            self._ahead = timedelta()
+            return wall
+        self._ahead = max(self._ahead, last - wall)
+        return wall + self._ahead
 
     def _loop(self) -> None:
         done = False
@@ -355,7 +371,7 @@ class Writer:
 
     def _once(self, items: list[_Item]) -> _Committed:
         with self._store.transaction(self._epoch) as session:
-            ledger = Ledger(session, self._standing, self._rules, self._clock())
+            ledger = Ledger(session, self._standing, self._rules, self._now())
             ledger.begin, ledger.handle = self._running.begin, self._running.handle
             results = [item.work(ledger) for item in items]
             claimed: list[Claimed] = []
@@ -384,7 +400,7 @@ class Writer:
             self._timers_due, self._calls_due = committed.timers_due, committed.calls_due
             if self._at_work and self._calls_due is not None:
                 # A due call may belong to a run that is at work; its worker wakes us when it is done.
-                self._calls_due = max(self._calls_due, self._clock() + timedelta(milliseconds=50))
+                self._calls_due = max(self._calls_due, self._now() + timedelta(milliseconds=50))
         for run, trigger in ledger.begun:
             self._on_begun(run, trigger)
         if ledger.ended:
