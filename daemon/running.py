@@ -39,10 +39,13 @@ from daemon.store.rows import StoredCall, answers_json, call_of, micros, run_of,
 
 APPROVAL = timedelta(hours=24)
 """How long a run waits for a person."""
-QUEUE = timedelta(hours=24)
-"""How long a run waits for its target."""
+QUEUE = timedelta(hours=36)
+"""How long a run waits for its target, or for a budget: longer than a day, after which every budget has come back."""
 QUEUE_LOOK = timedelta(minutes=15)
 """How often a queued run looks whether its budget has come back."""
+
+_OF_VERSION = ("digest", "created")
+"""What goes with a `version`: of its artifacts, and of its registered model."""
 
 _PRIORITY = {"rollback": 0, "promote": 2, "canary": 3, "soak": 3}
 """Rollbacks first; what holds traffic before what does not."""
@@ -95,7 +98,7 @@ class Running:
             steps = (replace(steps[0], approve=True), *steps[1:])
         name = run_id(rule.name, decision.key, firing.trigger, recorded.seq)
         data = firing.trigger.data
-        given = {name: data[name] for name in ("version", "digest", "created") if data.get(name)}
+        given = {name: data[name] for name in ("version", *_OF_VERSION) if data.get("version") and data.get(name)}
         targets = {target for step in steps for target in self._targets(step.verb, rule.model)}
         return Run(
             name, rule.name, rule.revision, rule.model, decision.key, firing.trigger, recorded.seq,
@@ -158,7 +161,7 @@ class Running:
         if run is None or call.step >= AFTER_STEP or run.ended:
             return True
         if isinstance(outcome, Done):
-            given = {**run.given, **outcome.outputs}
+            given = _given(run.given, outcome.outputs)
             if call.step == UNDO_STEP or run.state is State.UNDOING:
                 # How it came to this stays the reason; that traffic is back is what follows from it.
                 restored = str(outcome.outputs.get("why", ""))
@@ -398,6 +401,13 @@ _FORWARD = frozenset({
     Signal.APPROVED_ROLLBACK,
 })  # fmt: skip
 """Signals that go on with the rule's own steps; the others break off."""
+
+
+def _given(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What later steps are given: the newest of each name, and nothing of a version that is no longer meant."""
+    if outputs.get("version", before.get("version")) != before.get("version"):
+        before = {name: value for name, value in before.items() if name not in _OF_VERSION}
+    return {**before, **outputs}
 
 
 def _settled(call: StoredCall, outcome: Outcome, now: datetime) -> tuple[str, datetime, int, Mapping[str, Any], str]:

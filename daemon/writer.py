@@ -357,17 +357,21 @@ class Writer:
         item.future.set_exception(error)
 
     def _transact(self, items: list[_Item]) -> _Committed:
-        pause = 0.05
+        pause = 0.0
         while True:
             try:
-                return self._once(items)
+                committed = self._once(items)
             except StoreBusy as error:
-                self._log.warning("writer.waiting", why=str(error))
+                if not pause:
+                    self._log.warning("writer.waiting", why=str(error))
+                pause = min(max(pause * 2, 0.05), 2.0)
                 with self._condition:
-                    if self._stopping:
+                    if self._condition.wait_for(lambda: self._stopping, pause):
                         raise
-                    self._condition.wait(pause)
-                pause = min(pause * 2, 2.0)
+            else:
+                if pause:
+                    self._log.info("writer.goes_on")
+                return committed
 
     def _once(self, items: list[_Item]) -> _Committed:
         with self._store.transaction(self._epoch) as session:

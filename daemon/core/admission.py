@@ -65,6 +65,9 @@ def admit(run: Run, runs: tuple[Run, ...], allowances: Allowances, now: datetime
     others = tuple(other for other in runs if other.id != run.id)
     holders = tuple(other.id for other in others if _holds(other) and set(other.targets) & set(run.targets))
     if run.rolls_back:
+        before = tuple(other.id for other in others if _rolls_back_before(other, run))
+        if before:
+            return Admission(Admitted.BUSY, f"run {before[0][:8]} rolls back {', '.join(run.targets)} already", before)
         return Admission(Admitted.BUSY, _busy(run, holders), holders) if holders else Admission(Admitted.YES)
     spent = _spent(run, others, allowances, now)
     if spent:
@@ -83,6 +86,12 @@ def takes_over(run: Run, holders: tuple[Run, ...], *, replace: bool) -> bool:
     Neither ends a rollback that the rules asked for: that one is about to do what is needed.
     """
     return (run.rolls_back or replace) and not any(holder.rolls_back for holder in holders)
+
+
+def _rolls_back_before(other: Run, run: Run) -> bool:
+    """A rollback of the same target is at work or about to begin: two alarms are one rollback."""
+    earlier = (other.created, other.id) < (run.created, run.id)
+    return other.rolls_back and not other.ended and earlier and bool(set(other.targets) & set(run.targets))
 
 
 def _busy(run: Run, holders: tuple[str, ...]) -> str:

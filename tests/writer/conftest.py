@@ -44,6 +44,7 @@ VERBS = {
     verb.name: verb
     for verb in (
         _verb("train", "training"),
+        _verb("long", "training", seconds=1e6),
         _verb("serve", "serving", traffic=True),
         _verb("promote", "serving", traffic=True),
         _verb("rollback", "serving", traffic=True, seconds=200.0),
