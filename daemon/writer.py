@@ -155,7 +155,7 @@ class Writer:
     @property
     def queued(self) -> int:
         """Batches that wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._urgent)
 
     def start(self) -> None:
         """Take back what an earlier epoch had claimed, and begin."""
