@@ -107,6 +107,15 @@ def test_all_formats_give_the_same_rows(kit: Any, job: Any) -> None:
     assert [kit.rows.label_key(label) for label in rows.meta["label"]] == ["1", "0", "1", "0"]
 
 
+def test_whole_numbers_in_csv_are_the_categories_that_requests_bring(kit: Any, tmp_path: Path) -> None:
+    """A category written as 4.0 is category 4, as in a request, in JSON and for the monitors; text stays as it is."""
+    path = tmp_path / "rows.csv"
+    path.write_text("id,truth,a,b.c\n1,1,2.0,4.0\n2,0,2.5,v4.0\n3,1,,\n")
+    rows = kit.rows.table_rows(str(path), FIELDS, FIELDS["features"])
+    assert rows.features["b.c"].tolist()[:2] == ["4", "v4.0"]
+    assert rows.features["a"].tolist()[:2] == [2.0, 2.5]
+
+
 def test_what_is_no_row_is_left_out_and_counted(kit: Any, job: Any) -> None:
     """Broken lines, failed requests, repeats, unlabelled rows and half-written files do not reach a learner."""
     job.holdout["share"] = 0.0

@@ -225,10 +225,17 @@ def _table(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, int]:
         if path.suffix == ".parquet":
             return _picked(pd.read_parquet(path), wanted), 0
         if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=True, usecols=lambda name: name in wanted), 0
+            # Whole numbers of a column with gaps are often written as 1.0; a request or a JSON log brings 1 for it.
+            table = pd.read_csv(path, dtype=str, keep_default_na=True, usecols=lambda name: name in wanted)
+            return table.apply(lambda column: column.map(_whole)), 0
         return _json_lines(path, wanted)
     except (OSError, ValueError):
         return pd.DataFrame(), 1
+
+
+def _whole(value: Any) -> Any:
+    is_whole = isinstance(value, str) and value.endswith(".0") and value[:-2].lstrip("-").isdigit()
+    return value[:-2] if is_whole else value
 
 
 def _picked(table: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
