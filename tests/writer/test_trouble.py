@@ -59,7 +59,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
 
         def feed() -> None:
             number = 0
-            while number < 200:
+            while number < 200 and len(refused) < 60:
                 try:
                     receipts.extend(world.writer.submit(Batch(events=(landed(number, path="x" * 4000),)), 0.5).seqs)
                 except StoreBusy as error:
