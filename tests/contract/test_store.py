@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from daemon.core.canonical import canonical
 from daemon.core.errors import Deposed, StoreBusy, StoreError
 from daemon.core.events import Event, Recorded, clean, event_from_json, event_json
-from daemon.core.runs import ENDED, Moved, Run, RunStep, State
+from daemon.core.runs import Moved, Run, RunStep, State
 from daemon.core.verdicts import Clause, Decision, Verdict
 from daemon.store import sqlite
 from daemon.store.base import Store
@@ -82,9 +82,9 @@ def test_a_transaction_that_breaks_leaves_nothing(opened: Open) -> None:
     """Any exception takes everything back, and the next transaction is as good as any."""
     store = opened()
     epoch = store.lead()
-    with pytest.raises(KeyError), store.transaction(epoch) as session:
+    with contextlib.suppress(_Undone), store.transaction(epoch) as session:
         session.run("set_meta", "a", "1")
-        raise KeyError("a")
+        raise _Undone
     assert value(store, "a") == []
     put(store, epoch, "b")
     assert value(store, "b") == [("x",)]
@@ -94,9 +94,14 @@ def test_a_statement_that_fails_is_trouble(opened: Open) -> None:
     """A broken constraint is a StoreError with the cause, and takes the transaction back."""
     store = opened()
     epoch = store.lead()
-    with pytest.raises(StoreError) as error, store.transaction(epoch) as session:
-        session.run("set_meta", "a", "1")
-        session.run("take_lock", "serving:churn", "no such run", 1)
+
+    def orphan() -> None:
+        with store.transaction(epoch) as session:
+            session.run("set_meta", "a", "1")
+            session.run("take_lock", "serving:churn", "no such run", 1)
+
+    with pytest.raises(StoreError) as error:
+        orphan()
     assert error.value.__cause__ is not None
     assert not isinstance(error.value, StoreBusy)
     assert value(store, "a") == []
@@ -357,7 +362,7 @@ JSON = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 OBJECT = st.dictionaries(TEXT, JSON, max_size=4)
-TIME = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+TIME = st.integers(0, micros(datetime(2200, 1, 1, tzinfo=UTC))).map(moment)
 EVENTS = st.builds(Event, TEXT, TEXT, TEXT, TEXT, TIME, OBJECT, st.lists(TEXT, max_size=3).map(tuple))
 STEPS = st.builds(RunStep, TEXT, OBJECT, st.booleans(), st.booleans(), st.floats(0, 1e9))
 RUNS = st.builds(
@@ -437,8 +442,8 @@ def test_decisions_come_back(
 def test_runs_come_back(leading: tuple[Store, int], run: Run) -> None:
     """A run is read as it was written, with its trigger, steps and moves; live ones are found as such."""
     assert run_of(there_and_back(leading, [("put_run", run_row(run))], "run", run.id)) == run
-    live = there_and_back(leading, [("put_run", run_row(RUN)), ("put_run", run_row(run))], "live_runs")
-    assert (run_of(live).id in {RUN.id, run.id}) and (run.state not in ENDED or run_of(live).id != run.id)
+    if not run.ended:
+        assert run_of(there_and_back(leading, [("put_run", run_row(run))], "live_runs")) == run
 
 
 @ON_FILE
