@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 import time
 import traceback
@@ -149,5 +148,6 @@ def main() -> None:
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the frames
     worker = Worker(frames, Times(lambda: time.time_ns() // 1000, time.monotonic))
-    threading.Thread(target=worker.listen, args=(sys.stdin.buffer,), name="frames", daemon=True).start()
+    # Not sys.stdin: an interpreter that ends while another thread reads that one aborts.
+    threading.Thread(target=worker.listen, args=(os.fdopen(os.dup(0), "rb"),), name="frames", daemon=True).start()
     worker.run()
