@@ -1,0 +1,67 @@
+"""`python -m tests.crash`: kill the daemon at every fault point and at random moments; a line for each, and a sum.
+
+    --times 20      kills at each point
+    --random 200    kills at random moments
+    --point NAME    only this point (may be given several times); no random kills unless --random is given too
+    --seed N        another course of everything
+
+Exit code 0 when everything held, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from daemon.points import Point
+from tests.crash.trials import Ground, Outcome
+
+RANDOM_A_SCENE = 25
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is asked for; the exit code."""
+    parser = argparse.ArgumentParser(prog="tests.crash")
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--random", type=int)
+    parser.add_argument("--point", action="append", choices=[point.name for point in Point], default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(arguments)
+    points = [Point[name] for name in asked.point] or list(Point)
+    kills = asked.random if asked.random is not None else 0 if asked.point else 200
+    folder = Path(tempfile.mkdtemp(prefix="driftd-crash-"))
+    ground = Ground(folder, _say)
+    began = time.monotonic()
+    outcomes = [_told(point.name, ground.at_point(point, asked.times, asked.seed)) for point in points if asked.times]
+    for number in range(-(-kills // RANDOM_A_SCENE)):
+        part = min(RANDOM_A_SCENE, kills - number * RANDOM_A_SCENE)
+        name = f"random moments {number + 1}{' under traffic' if number % 2 else ''}"
+        outcomes.append(_told(name, ground.at_random(part, asked.seed * 1000 + number, on_traffic=bool(number % 2))))
+    failed = sum(bool(outcome.wrong) for outcome in outcomes)
+    total = sum(outcome.kills for outcome in outcomes)
+    _say(f"{total} kills in {time.monotonic() - began:.0f} s")
+    _say(f"{len(outcomes) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+def _told(name: str, outcome: Outcome) -> Outcome:
+    """Print a line about an outcome, and what does not hold."""
+    took = outcome.recoveries
+    shown = f"recovery {statistics.median(took):.1f} s, at most {max(took):.1f} s" if took else "no recovery"
+    verdict = "FAILED" if outcome.wrong else "ok"
+    _say(f"{name:28} {outcome.kills:3} kills, {shown}: {verdict}  [{outcome.seed}]")
+    for wrong in outcome.wrong[:20]:
+        _say(f"  {wrong}")
+    return outcome
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
