@@ -88,7 +88,7 @@ rules:
           steps: [50]
           each: 3s
           look: 1s
-          guards: [error_rate]
+          guards: [error_rate: {tolerance: 0.03}]
           min_requests: 150
           deadline: 3m
       - promote: {alias: champion}
@@ -121,10 +121,10 @@ def test_a_regression_logged_as_csv_is_retrained_on_its_labels_and_promoted(here
     here.wait(
         "the canary",
         lambda: (run := here.run_of("used-cars-retrain")) and (run.state is State.SERVING or run.ended),
-        120,
+        200,
     )
     here.feed("requests", "sales", table, "--to", "gateway", "--rows", f"{logged}:{last}", "--rate", "60")
-    run = here.ended("used-cars-retrain", 120)
+    run = here.ended("used-cars-retrain", 200)
     assert State.PROMOTED is run.state, run.why
     assert run.given["metric"] == "mae"
     assert first != run.given["version"]
@@ -197,7 +197,7 @@ def test_a_model_of_three_classes_is_retrained_and_evaluated(here: Home, data: P
 
     here.start()
     _quiet_then_changed(here, "applications", table, change, last, "--format", "parquet,csv,jsonl")
-    run = here.ended("cards-retrain", 120)
+    run = here.ended("cards-retrain", 200)
     assert run.state in {State.SUCCEEDED, State.REJECTED, State.INCONCLUSIVE}, run.why
     assert "version" in run.given, run.why
     evaluations = [call for call in here.read(partial(reading.calls, run_id=run.id)) if call.verb == "evaluate"]
