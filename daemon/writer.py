@@ -161,6 +161,9 @@ class Writer:
         """Take back what an earlier epoch had claimed, and begin."""
         with self._store.transaction(self._epoch) as session:
             session.run("reclaim_calls", micros(self._now()), self._epoch)
+        if self._standing.audit:
+            # The process before may have died between the end of a run and the export of its head.
+            self._export([])
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:

@@ -169,6 +169,20 @@ def test_the_chain_verifies_and_its_heads_are_exported(world: World) -> None:
         verify(records[:-2], heads[-1]["hash"])
 
 
+def test_a_start_exports_the_head_that_a_crash_kept_from_it(world: World) -> None:
+    """A process that dies after the commit of a run's end, and before its head is written down, leaves that to the next."""
+    world.open(EACH)
+    world.submit(landed(1))
+    world.answer("train", Done())
+    heads_file = world.folder / "audit" / "heads.jsonl"
+    world.wait(heads_file.exists)
+    heads_file.unlink()
+    before = chain(world)
+    world.restart(EACH)
+    (head,) = [orjson.loads(line) for line in heads_file.read_bytes().splitlines()]
+    assert (before[-1].seq, before[-1].hash) == (head["seq"], head["hash"])
+
+
 def test_heads_that_cannot_be_exported_stop_nothing(world: World) -> None:
     """When the file of heads cannot be written the run goes on; the log says so."""
     (world.folder / "audit").write_text("a file where the folder should be")
