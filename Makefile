@@ -2,7 +2,9 @@
 SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 .ONESHELL:
-PYTHON ?= $(shell command -v python3.13 python3.12 python3.11 python3 | head -n 1)
+# The first that really runs and is of a version that all locked packages support (a name on PATH may be an empty shim).
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$name" && break; done)
 BIN := .venv/bin
 PY := $(BIN)/python
 export OMP_NUM_THREADS ?= 1
@@ -25,8 +27,7 @@ setup: .venv/done data
 
 # The lock is complete, so nothing is resolved here: exactly these versions, with exactly these hashes.
 .venv/done: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-	  || { echo "driftd needs Python 3.11, 3.12 or 3.13; $(PYTHON) is another. Say which: make PYTHON=/path/to/python"; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "driftd needs Python 3.11, 3.12 or 3.13 and finds none: make PYTHON=/path/to/python"; exit 1; }
 	@echo "Setting up .venv ($$($(PYTHON) -V)); the first time takes a few minutes"
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
