@@ -21,7 +21,7 @@ import orjson
 
 from daemon.core import memory as remembering
 from daemon.core.audit import GENESIS, hash_of
-from daemon.core.canonical import canonical, content_id
+from daemon.core.canonical import canonical, content_id, digest
 from daemon.core.decisions import decide, world_after
 from daemon.core.errors import Fenced
 from daemon.core.events import CATALOGUE, Event, Recorded, clean
@@ -32,6 +32,9 @@ from daemon.core.verdicts import Decided, Decision, Due, Remembered, World
 from daemon.intake import Batch, Receipt
 from daemon.store.base import Row, Session
 from daemon.store.rows import decision_row, event_row, micros, moment
+
+KEYS = 64
+"""Events that are looked for at once."""
 
 _TICK = timedelta(microseconds=1)
 
@@ -121,12 +124,10 @@ class Ledger:
         """Store events and decide them, in order. One that is known already keeps its place and is not decided again."""
         seqs: list[int] = []
         fresh: list[bool] = []
-        for event in events:
-            key = bytes.fromhex(event.key)
-            known = self._fresh.get(key)
-            if known is None:
-                rows = self.session.rows("event_by_key", key)
-                known = rows[0][0] if rows else None
+        keys = [bytes.fromhex(event.key) for event in events]
+        stored = self._stored(keys)
+        for event, key in zip(events, keys, strict=True):
+            known = self._fresh.get(key) or stored.get(key)
             if known is None:
                 known = self._new(key, event)
                 fresh.append(True)
@@ -134,6 +135,14 @@ class Ledger:
                 fresh.append(False)
             seqs.append(known)
         return Receipt(tuple(seqs), tuple(fresh))
+
+    def _stored(self, keys: list[bytes]) -> dict[bytes, int]:
+        """The places of the events that were stored before this transaction."""
+        places: dict[bytes, int] = {}
+        for first in range(0, len(keys), KEYS):
+            some = keys[first : first + KEYS]
+            places.update(self.session.rows("events_by_keys", *some, *[some[-1]] * (KEYS - len(some))))
+        return places
 
     def follow(self, event: Event) -> None:
         """Record an event that this transaction causes: at once, or after the one that is being decided."""
@@ -183,7 +192,7 @@ class Ledger:
             "",
             {
                 "seq": recorded.seq, "at": row[2], "source": event.source, "id": event.id, "type": event.type,
-                "digest": content_id("data", row[8]), "undecidable": undecidable, "decisions": entries,
+                "digest": digest(raw), "undecidable": undecidable, "decisions": entries,
             },
         )  # fmt: skip
         if self.handle is not None:

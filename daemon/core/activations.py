@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -45,15 +45,16 @@ class _Malformed(Exception):
         self.path = path
 
 
-def activation(event: Event) -> Activation:
+def activation(event: Event, only: frozenset[str] | None = None) -> Activation:
     """What expressions may read of `event`. Raises BadInput that names the field when the data does not fit its type.
 
+    With `only`, these fields: what nobody reads need not be converted, and what is wrong with it harms nobody.
     An event of a type that the catalogue does not have has no fields.
     """
     kind = event.type
     data = event.data
     try:
-        return Activation(kind, _converter(kind)(data), data)
+        return Activation(kind, _converter(kind, only)(data), data)
     except _Malformed as wrong:
         where = ".".join(wrong.path)
         raise BadInput(f"{kind} from {event.source}: field {where} is {wrong.why}") from None
@@ -69,10 +70,11 @@ def timestamp(moment: str | datetime) -> Timestamp:
     return Timestamp(seconds=since.days * 86400 + since.seconds, nanos=since.microseconds * 1000)
 
 
-@cache
-def _converter(kind: str) -> _Convert:
+@lru_cache(maxsize=4096)
+def _converter(kind: str, only: frozenset[str] | None) -> _Convert:
     known = CATALOGUE.get(kind)
-    return _record(known.fields if known else ())
+    fields = known.fields if known else ()
+    return _record(fields if only is None else tuple(field for field in fields if field.name in only))
 
 
 def _record(fields: tuple[Field, ...]) -> _Convert:

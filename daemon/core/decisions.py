@@ -7,7 +7,7 @@ decision asks for them by returning a `Due`, and the writer records the event wh
 The ladder of one rule and one event, in this order:
 
 OWN, LOOP     the event was caused by our own runs on this model, or by a chain of runs that is too long
-REPEATED      the window was counted already
+REPEATED      the window was counted already (where windows are not counted: one in which it held, or an older one)
 UNKNOWN       not knowing is not "no": memory is left as it is, for `stale_after` at most
 CLEARED       the open episode has ended
 NOT_MET       the condition does not hold
@@ -21,9 +21,9 @@ FIRED         it fired, and a run is asked for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.core import memory as remembering
 from daemon.core.durations import write_duration
@@ -50,8 +50,7 @@ OWN_ALLOWED = frozenset({"run.finished"})
 """Event types that only ever come from our own runs: listening to them is asking for one's own events."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
+class _Told(NamedTuple):
     """What one rule is asked about: the event, when it was recorded, and what it meant."""
 
     rule: Rule
@@ -68,15 +67,17 @@ class _Told:
 def decide(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: World) -> Decided:
     """Ask every rule that the event concerns."""
     event, now = recorded.event, recorded.at
+    if event.type == "timer.due":
+        return _timer(rules, remembered, recorded, world)
     world = world_after(world, recorded)
     if event.type == "rules.loaded":
         return _armed(rules, remembered, now, world)
-    if event.type == "timer.due":
-        return _timer(rules, remembered, recorded, world)
     candidates = rules.candidates(event.type, event.subject)
     if not candidates:
         return Decided((), {}, (), world)
-    values = activation(event)
+    one = len(candidates) == 1
+    reads = candidates[0].reads if one else frozenset[str]().union(*(rule.reads for rule in candidates))
+    values = activation(event, reads)
     decisions: list[Decision] = []
     changed: dict[tuple[str, str], Memory] = {}
     dues: list[Due] = []
@@ -207,12 +208,13 @@ def _ends_episode(told: _Told, holds: bool) -> bool:
 def _counted(told: _Told, condition: Condition, window: Window | None, holds: bool) -> Condition:
     """The condition memory after this event: streak, windows and hits."""
     rule, now = told.rule, told.now
-    if window is not None:
-        condition = remembering.with_window(condition, replace(window, held=holds), rule.hold)
+    in_windows = rule.hold is not None and rule.hold.windows is not None
+    # Where windows are not counted, only one in which it held could do harm when it is told again.
+    if window is not None and (holds or in_windows):
+        condition = remembering.with_window(condition, Window(window.last, holds, window.start), rule.hold)
     if rule.count is not None:
         counted = remembering.with_hit if holds else remembering.without_old_hits
         condition = counted(condition, now, rule.count)
-    in_windows = rule.hold is not None and rule.hold.windows is not None
     timed = rule.hold is not None and rule.hold.duration is not None
     if not holds:
         start = _streak_start(condition) if in_windows else ""
@@ -337,8 +339,9 @@ def _timer(rules: RuleSet, remembered: Remembered, recorded: Recorded, world: Wo
     if duration is None or condition.since is None or condition.latest is None or now - condition.since < duration:
         return nothing
     event = event_from_json(condition.latest)
+    values = activation(event, rule.reads)
     quiet = condition.unknown_since
-    told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", values, world)
     if quiet is not None and now - quiet >= rule.stale_after:
         stale = replace(remembering.rearmed(condition), unknown_since=quiet, unknown_told=condition.unknown_told)
         after = replace(stored, condition=stale)
@@ -361,7 +364,7 @@ def _silence(rule: Rule, memory: Memory, recorded: Recorded, world: World, key: 
         waiting = replace(memory, condition=replace(condition, asked=until))
         return Decided((), {(rule.name, key): waiting}, (Due(until, rule.name, key, "absent"),), world)
     event = event_from_json(condition.latest) if condition.latest else recorded.event
-    told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event), world)
+    told = _Told(rule, key, event, now, Truth.TRUE, (), "", activation(event, rule.reads), world)
     asked = replace(memory, condition=replace(condition, asked=None))
     decision, after, dues = _fire(told, asked, f"nothing came for {write_duration(now - condition.seen)}")
     return Decided((decision,), {(rule.name, key): after}, dues, world)
@@ -392,9 +395,9 @@ def _armed_key(rule: Rule) -> str:
 
 def _window(event: Event) -> Window | None:
     window = event.data.get("window")
-    if not isinstance(window, Mapping):
+    if window is None:
         return None
-    last, start = window.get("last"), window.get("start")
+    last, start = (window.get("last"), window.get("start")) if isinstance(window, Mapping) else (None, None)
     if not isinstance(last, int) or not isinstance(start, str):
         raise BadInput(f"{event.type} from {event.source}: its window does not say where it starts and ends")
     return Window(last, held=False, start=start)

@@ -83,14 +83,14 @@ class Condition:
     reads: tuple[Read, ...] = field(compare=False, repr=False)
     comparisons: tuple[Comparison, ...] = field(compare=False, repr=False)
     """Those that must all hold for it to hold."""
-    _roots: tuple[str, ...] = field(compare=False, repr=False)
+    roots: tuple[str, ...] = field(compare=False, repr=False)
     """The event's fields that it reads: only these are handed to CEL."""
     _program: Any = field(compare=False, repr=False)
 
     def evaluate(self, values: Activation) -> Verdict:
         """True, false, or unknown with its reason."""
         data = values.data
-        picked = {name: data[name] for name in self._roots if name in data}
+        picked = {name: data[name] for name in self.roots if name in data}
         result = self._program.eval(data={"event": picked}).value()
         if result is True:
             return _TRUE
@@ -120,13 +120,13 @@ class Template:
     type: str
     """What it gives: `string`, `int`, `double`, `bool`, `time`, `duration`, `list`, `map`, or `any` for JSON."""
     reads: tuple[Read, ...] = field(compare=False, repr=False)
-    _roots: tuple[str, ...] = field(compare=False, repr=False)
+    roots: tuple[str, ...] = field(compare=False, repr=False)
     _program: Any = field(compare=False, repr=False)
 
     def evaluate(self, values: Activation, streak_start: str = "") -> Rendered:
         """Its value for one event; `streak_start` is the ISO time that `streak.start` stands for, empty when unknown."""
         data = values.data
-        picked = {name: data[name] for name in self._roots if name in data}
+        picked = {name: data[name] for name in self.roots if name in data}
         streak = {"start": timestamp(streak_start)} if streak_start else {}
         result = self._program.eval(data={"event": picked, "streak": streak})
         if result.type().name() == "ERROR":

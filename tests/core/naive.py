@@ -113,7 +113,8 @@ class Naive:
             return "own"
         if told.chain > LONGEST_CHAIN:
             return "loop"
-        seen = [known.last for kind, _, known in self._since("edited") if kind == "known"]
+        counted = [known for kind, _, known in self._since("edited") if kind == "known"]
+        seen = [known.last for known in counted if spec.windows is not None or known.truth == "T"]
         if told.last is not None and any(told.last <= last for last in seen):
             return "repeated"
         if told.truth == "U" and spec.on_unknown == "act":

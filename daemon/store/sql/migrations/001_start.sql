@@ -35,7 +35,6 @@ CREATE TABLE decisions (
     run TEXT NOT NULL
 ) STRICT;
 CREATE INDEX decisions_by_event ON decisions (event);
-CREATE INDEX decisions_by_rule ON decisions (rule, seq);
 
 CREATE TABLE memory (
     rule TEXT NOT NULL,
