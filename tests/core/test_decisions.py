@@ -243,6 +243,29 @@ def test_a_duration_does_not_fire_on_stale_knowledge() -> None:
     assert [(when, decision.verdict) for when, decision in asked.until(100)] == [(10, Verdict.UNKNOWN)]
 
 
+def test_not_knowing_is_told_once_even_when_it_makes_a_streak_stale() -> None:
+    """The notice of a stretch of unknowns is not repeated because a time came in the middle of it."""
+    asked = Asked(
+        rules(rule(hold=lasting(10), stale_after=5, on_unknown=OnUnknown.NOTIFY, on_failure=(step("notify"),)))
+    )
+    for t, drifted in [(0, 1), (4, None), (11, None)]:
+        asked.told(t, measured(t, drifted))
+    assert [(t, bool(decision.firing)) for t, decision in asked.log] == [
+        (0, False),
+        (4, True),
+        (10, False),
+        (11, False),
+    ]
+
+
+def test_what_no_rule_reads_harms_nobody() -> None:
+    """A field of the wrong type costs the rules that read it, and no others."""
+    asked = Asked(rules(rule()))
+    assert asked.told(0, measured(1, 1, drifted_share="much", columns=3)) == "fired"
+    with pytest.raises(BadInput, match="drifted_share"):
+        Asked(rules(rule(when=("event.drifted_share > 0.5",)))).told(0, measured(1, 1, drifted_share="much"))
+
+
 def test_cooldown_keeps_a_rule_armed() -> None:
     """In cooldown nothing fires, and no episode opens: afterwards the next event fires."""
     asked = Asked(rules(rule(cooldown=10)))
