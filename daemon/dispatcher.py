@@ -3,7 +3,8 @@
 The writer hands out a call in the transaction that makes it due, to one of a fixed number of workers; the worker runs the
 handler and waits until its outcome is stored. Handlers never sleep, so a few workers serve many runs. What a handler
 raises becomes an outcome here: a service that does not answer is tried again with growing pauses, a refusal fails the
-step, and anything unforeseen fails the step with its reason.
+step, and anything unforeseen fails the step with its reason. A call whose run turned away comes back once more, to end
+what it started.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from daemon.core.calls import Again, Call, Failed, Outcome
+from daemon.core.calls import Again, Call, Done, Failed, Outcome
 from daemon.core.errors import Conflict, Refused, StoreError, Unavailable
 from daemon.handling import Context
 from daemon.points import OnPoint, Point, no_point
@@ -70,7 +71,7 @@ class Dispatcher:
     def _work(self) -> None:
         while (claimed := self._calls.get()) is not None:
             self._on_point(Point.BEFORE_HANDLER)
-            outcome = self._outcome(claimed.call)
+            outcome = self._outcome(claimed.call, ending=claimed.ending)
             self._on_point(Point.AFTER_HANDLER)
             try:
                 self._writer.settle(claimed, outcome)
@@ -79,10 +80,11 @@ class Dispatcher:
                 self._log.warning("dispatcher.not_settled", call=claimed.call.id, why=str(error))
             self._on_point(Point.AFTER_SETTLING)
 
-    def _outcome(self, call: Call) -> Outcome:
+    def _outcome(self, call: Call, *, ending: bool) -> Outcome:
         log = self._log.bind(call=call.id, run=call.run, verb=call.verb)
         try:
-            outcome = self._verbs[call.verb].run(call, self._context(call))
+            verb = self._verbs[call.verb]
+            outcome = _ended(verb, call, self._context(call)) if ending else verb.run(call, self._context(call))
         except Unavailable as error:
             outcome = Again(_pause(call.attempt), str(error), call.state)
         except Conflict as error:
@@ -96,6 +98,13 @@ class Dispatcher:
             outcome = crashed(error)
         log.info("handler.answered", outcome=type(outcome).__name__, note=_note(outcome))
         return outcome
+
+
+def _ended(verb: Loaded, call: Call, context: Context) -> Done:
+    """End what an unfinished call has started."""
+    if verb.cancel is not None:
+        verb.cancel(call, context)
+    return Done()
 
 
 def _pause(attempt: int) -> float:

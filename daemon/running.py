@@ -177,6 +177,18 @@ class Running:
         self._move(ledger, run, signal, f"{call.verb}: {outcome.why}")
         return True
 
+    def close(self, ledger: Ledger, call: StoredCall, outcome: Outcome, epoch: int) -> bool:
+        """What became of ending the work of a call that is no longer needed: done with, or `Again`."""
+        again = isinstance(outcome, Again)
+        due = ledger.now + timedelta(seconds=outcome.after if isinstance(outcome, Again) else 0.0)
+        changed = ledger.session.run(
+            "close_call", "ending" if again else "dropped", micros(due), call.attempt + again, call.id, epoch,
+            micros(call.lease),
+        )  # fmt: skip
+        if not again:
+            self._audit_outcome(ledger, call, outcome, accepted=bool(changed))
+        return bool(changed)
+
     def cancel(self, ledger: Ledger, run: str, why: str) -> None:
         """Cancel a run, undoing what it did to traffic; a rollback that is under way goes on."""
         found = self._run(ledger, run)
@@ -201,7 +213,7 @@ class Running:
             rows = ledger.session.rows("call", run.call_id(int(step)))
             if not rows or call_of(rows[0]).status not in {"due", "claimed"}:
                 return
-            ledger.session.run("drop_call", "its deadline has passed", run.call_id(int(step)))
+            ledger.session.run("drop_call", "its deadline has passed", micros(ledger.now), run.call_id(int(step)))
             if int(step) < AFTER_STEP:
                 note = call_of(rows[0]).note
                 self._move(ledger, run, Signal.EXPIRED, f"{call_of(rows[0]).verb}: no end by its deadline ({note})")
@@ -267,7 +279,7 @@ class Running:
             "run", run.id, {"signal": signal.value, "from": before.state.value, "state": run.state.value, "note": note}
         )
         if before.state in {State.RUNNING, State.SERVING} and signal not in _FORWARD:
-            ledger.session.run("drop_call", note, run.call_id(before.position))
+            ledger.session.run("drop_call", note, micros(ledger.now), run.call_id(before.position))
         if run.ended:
             self._end(ledger, run)
         elif run.state in ASKING:

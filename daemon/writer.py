@@ -67,6 +67,11 @@ class Claimed:
     """As claimed, with the lease under which it was handed out."""
     epoch: int
 
+    @property
+    def ending(self) -> bool:
+        """The call is no longer needed: what it started is to be ended."""
+        return self.stored.status == "closing"
+
 
 @dataclass(slots=True)
 class _Item:
@@ -206,7 +211,8 @@ class Writer:
         running, epoch = self._running, self._epoch
 
         def put(ledger: Ledger) -> bool:
-            return running.settle(ledger, claimed.stored, outcome, epoch)
+            settle = running.close if claimed.ending else running.settle
+            return settle(ledger, claimed.stored, outcome, epoch)
 
         try:
             future = self._put(_Item(put, 1, forever=True), urgent=claimed.stored.priority == 0)
@@ -433,7 +439,8 @@ class Writer:
             if due.run in busy or len(claimed) == free:
                 continue
             session.run("claim_call", self._epoch, micros(lease), due.id)
-            stored = replace(due, status="claimed", epoch=self._epoch, lease=lease)
+            status = "claimed" if due.status == "due" else "closing"
+            stored = replace(due, status=status, epoch=self._epoch, lease=lease)
             run = run_of(session.rows("run", stored.run)[0])
             busy.add(stored.run)
             claimed.append(Claimed(call_for(stored, run, run.step(stored.step)), stored, self._epoch))

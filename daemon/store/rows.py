@@ -138,7 +138,8 @@ class StoredCall:
     step: int
     verb: str
     status: str
-    """`due`, `claimed`, `done`, `failed`, `inconclusive` or `dropped`."""
+    """`due`, `claimed`, `done`, `failed` or `inconclusive`; of one that is no longer needed: `ending` and `closing`, while
+    what it started is ended, and `dropped`."""
     priority: int
     due: datetime
     deadline: datetime

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from daemon.config import Config
-from daemon.core.calls import Outcome
+from daemon.core.calls import Done, Outcome
 from daemon.core.events import Event
 from daemon.core.rules import RuleSet
 from daemon.core.runs import Run
@@ -118,8 +118,9 @@ class World:
         return self.writer.settle(claimed, outcome)
 
     def answer(self, verb: str, outcome: Outcome) -> Claimed:
-        """Take the next call, which must be this verb's, and answer it."""
-        claimed = self.call()
+        """Take the next call that is to be done, which must be this verb's, and answer it; end on the way what is to be ended."""
+        while (claimed := self.call()).ending:
+            self.settle(claimed, Done())
         assert claimed.call.verb == verb
         assert self.settle(claimed, outcome)
         return claimed

@@ -246,6 +246,46 @@ def test_time_flows_on_when_the_clock_is_set_back(world: World) -> None:
     world.answer("train", Done())
 
 
+def test_what_a_cancelled_run_started_is_ended(world: World) -> None:
+    """The call of a run that turned away comes back to be ended, also after a restart and a failed try; then it is over."""
+    kept = one()
+    world.open(kept)
+    run = fired(world)
+    world.settle(world.call(), Working(50, {"job": "x"}))
+    world.submit(said("cancel", run.id))
+    first = world.call()
+    assert (first.ending, first.call.state, first.call.id) == (True, {"job": "x"}, run.call_id(0))
+    world.restart(kept)
+    second = world.call()
+    assert second.ending
+    assert world.settle(first, Done()) is False
+    assert world.settle(second, Again(10, "platform down"))
+    world.later(11)
+    assert world.settle(world.call(), Done())
+    assert [call.status for call in world.calls_of(run.id)] == ["dropped"]
+    assert world.run(run.id).state is State.CANCELLED
+
+
+def test_what_was_never_begun_needs_no_ending(world: World) -> None:
+    """A call that no worker ever had is dropped at once."""
+    world.open(one(), workers=0)
+    run = fired(world)
+    world.submit(said("cancel", run.id))
+    assert [call.status for call in world.calls_of(run.id)] == ["dropped"]
+
+
+def test_the_undo_comes_before_the_ending(world: World) -> None:
+    """Traffic goes back before anything else is tidied up."""
+    world.open(one(step("serve")), workers=1)
+    run = fired(world)
+    world.settle(world.call(), Working(50))
+    world.submit(said("cancel", run.id))
+    undo = world.call()
+    assert (undo.call.verb, undo.ending) == ("rollback", False)
+    world.settle(undo, Done())
+    assert world.call().ending
+
+
 def test_a_busy_target_is_skipped(world: World) -> None:
     """`when_busy: skip`: the second firing starts nothing, says why, and leaves its rule armed."""
     world.open(one())
@@ -311,7 +351,7 @@ def test_a_rollback_takes_over_and_is_first(world: World) -> None:
     undone, queued, alarm = world.runs()[:3]
     assert State.ROLLED_BACK is world.ended(undone.id).state
     assert alarm.id == world.answer("rollback", Done()).call.run
-    assert queued.id == world.call().call.run
+    assert queued.id == world.answer("serve", Working(1)).call.run
 
 
 def test_budgets_hold_runs_back(world: World) -> None:

@@ -135,13 +135,14 @@ WHERE run = ? ORDER BY step;
 
 -- name: calls_due
 SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
-WHERE status = 'due' AND due <= ? AND run NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, due, step, id LIMIT ?;
+WHERE status IN ('due', 'ending') AND due <= ? AND run NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, due, step, id LIMIT ?;
 
 -- name: next_call
-SELECT min(due) FROM calls WHERE status = 'due';
+SELECT min(due) FROM calls WHERE status IN ('due', 'ending');
 
 -- name: claim_call
-UPDATE calls SET status = 'claimed', epoch = ?, lease = ? WHERE id = ? AND status = 'due';
+UPDATE calls SET status = CASE status WHEN 'due' THEN 'claimed' ELSE 'closing' END, epoch = ?, lease = ?
+WHERE id = ? AND status IN ('due', 'ending');
 
 -- name: settle_call
 -- Only by the claim that it was handed out under: a worker that was too slow, or of an earlier epoch, changes nothing.
@@ -150,14 +151,22 @@ WHERE id = ? AND status = 'claimed' AND epoch = ? AND lease = ?;
 
 -- name: drop_call
 -- A call that is not needed any more: whatever its handler answers later is refused.
-UPDATE calls SET status = 'dropped', note = ? WHERE id = ? AND status IN ('due', 'claimed');
+-- One that was ever handed out may have started something, which is to be ended: `ending`, and `closing` at a worker.
+UPDATE calls SET status = CASE epoch WHEN 0 THEN 'dropped' ELSE 'ending' END, note = ?, due = ?, attempt = 0
+WHERE id = ? AND status IN ('due', 'claimed');
+
+-- name: close_call
+UPDATE calls SET status = ?, due = ?, attempt = ?
+WHERE id = ? AND status = 'closing' AND epoch = ? AND lease = ?;
 
 -- name: reclaim_calls
 -- After a restart: what an earlier epoch had claimed is due again.
-UPDATE calls SET status = 'due', due = ? WHERE status = 'claimed' AND epoch < ?;
+UPDATE calls SET status = CASE status WHEN 'claimed' THEN 'due' ELSE 'ending' END, due = ?
+WHERE status IN ('claimed', 'closing') AND epoch < ?;
 
 -- name: expired_leases
-UPDATE calls SET status = 'due', due = ? WHERE status = 'claimed' AND lease <= ?;
+UPDATE calls SET status = CASE status WHEN 'claimed' THEN 'due' ELSE 'ending' END, due = ?
+WHERE status IN ('claimed', 'closing') AND lease <= ?;
 
 -- name: add_quarantine
 INSERT INTO quarantine (model, created, version, digest, at, run, reason, released) VALUES (?, ?, ?, ?, ?, ?, ?, NULL)
