@@ -11,6 +11,7 @@ Exit code 0 when everything held, 1 otherwise.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> int:
         name = f"random moments {number + 1}{' under traffic' if number % 2 else ''}"
         outcomes.append(_told(name, ground.at_random(part, asked.seed * 1000 + number, on_traffic=bool(number % 2))))
     failed = sum(bool(outcome.wrong) for outcome in outcomes)
+    if not failed:
+        shutil.rmtree(folder)
     total = sum(outcome.kills for outcome in outcomes)
     _say(f"{total} kills in {time.monotonic() - began:.0f} s")
     _say(f"{len(outcomes) - failed} passed, {failed} failed")
@@ -53,7 +56,8 @@ def _told(name: str, outcome: Outcome) -> Outcome:
     took = outcome.recoveries
     shown = f"recovery {statistics.median(took):.1f} s, at most {max(took):.1f} s" if took else "no recovery"
     verdict = "FAILED" if outcome.wrong else "ok"
-    _say(f"{name:28} {outcome.kills:3} kills, {shown}: {verdict}  [{outcome.seed}]")
+    played = ", ".join(f"{count} {what}" for what, count in outcome.played.items())
+    _say(f"{name:30} {outcome.kills:3} kills, {shown}: {verdict}  [{outcome.seed}: {played}]")
     for wrong in outcome.wrong[:20]:
         _say(f"  {wrong}")
     return outcome

@@ -96,6 +96,18 @@ def measures(scene: Scene) -> Measures:
     )  # fmt: skip
 
 
+def happened(scene: Scene, senders: Senders) -> Counter[str]:
+    """How much there was to get wrong."""
+    store = Store(scene)
+    counts = {
+        "acks": senders.acks,
+        "events": store.one("SELECT count(*) FROM events"),
+        "decisions": store.one("SELECT count(*) FROM decisions"),
+        "jobs": sum(1 for _ in (scene.home / "jobs").glob("[!.]*")),
+    }
+    return Counter(counts)
+
+
 def unsettled(scene: Scene, senders: Senders) -> list[str]:
     """What is still on its way; nothing: all that was told is done with."""
     store = Store(scene)
@@ -215,7 +227,7 @@ def _started_once(scene: Scene, store: Store) -> Iterator[str]:
         job, name = line.split()
         if name not in calls or not job.startswith(name):
             yield f"jobs: {job} was started for {name}, which is no call of the store"
-    tries = Counter(job.rpartition("-")[0] for job in starts)
+    tries = Counter(line.split()[1] for line in lines)
     for call in calls.values():
         if call.verb != "command":
             continue

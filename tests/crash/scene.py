@@ -106,7 +106,7 @@ rules:
           guards: [error_rate: {tolerance: 0.3}]
           min_requests: 60
           baseline: 20
-          soak: 2s
+          soak: 4s
           deadline: 3m
       - promote: {}
     on_failure:

@@ -1,7 +1,8 @@
-"""The served model of a scene: versions good and bad that are registered one after the other, and requests all the time.
+"""The served model of a scene: versions that are registered one after the other, and requests all the time.
 
-The models are real MLflow models behind the real gateway; a bad one raises at every other request. What a client sees is
-kept: a request may only fail when a bad version was asked.
+The models are real MLflow models behind the real gateway: good ones, bad ones that raise at every other request, and ones
+that turn bad as soon as they are champion. What a client sees is kept: a request may only fail when a version that is not
+good was asked.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from tests.crash.processes import Life, pause
 from tests.crash.scene import SERVED, Scene
 
 _CODE = """
+import os
 import mlflow
 import pandas as pd
 
 class Model(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
-        if BAD and int(model_input["a"].iloc[0]) % 2:
+        bad = KIND == "bad" or (KIND == "turning" and os.path.exists(TURNED))
+        if bad and int(model_input["a"].iloc[0]) % 2:
             raise ValueError("this version is bad")
         return pd.DataFrame({"y": [1] * len(model_input), "p": [0.5] * len(model_input)})
 
@@ -41,7 +44,7 @@ mlflow.models.set_model(Model())
 """
 _SAVE = """
 import sys, mlflow
-for name in ("good", "bad"):
+for name in ("good", "bad", "turning"):
     mlflow.pyfunc.save_model(f"{sys.argv[1]}/{name}", python_model=f"{sys.argv[1]}/{name}.py", pip_requirements=["mlflow"])
 """
 REQUEST_ROWS = 6
@@ -96,9 +99,10 @@ class Served:
         self._serving.stop()
 
     def act(self, random: Random) -> None:
-        """Somebody registers a version, when there is not too much to decide on; never three bad ones in a row, which
-        would open the breaker.
+        """Somebody registers a version, when there is not too much to decide on; never three in a row that are not good,
+        which would open the breaker.
         """
+        self._turn()
         if time.monotonic() - self._looked < 0.5:
             return
         self._looked = time.monotonic()
@@ -107,11 +111,19 @@ class Served:
         watched = store.one("SELECT count(*) FROM cursors WHERE source LIKE 'registry:%'") or 0
         if not watched or len(self.versions) - 1 - ended >= AHEAD:
             return
-        what = "bad" if random.random() < 0.4 and list(self.versions.values())[-2:] != ["bad", "bad"] else "good"
+        unlucky = "good" not in list(self.versions.values())[-2:]
+        what = "good" if unlucky else random.choice(["good", "bad", "turning"])
         number = str(len(self.versions) + 1)
         self.versions[number] = what
-        # Each version has artifacts of its own: two with the same would share a quarantine.
         self.scene.registry.register(SERVED, number, str(_models(self.shelf) / what))
+
+    def _turn(self) -> None:
+        """A version that turns bad does so when it is champion, and until it is no more."""
+        turned = _turned(self.shelf)
+        if self.versions.get(self.scene.registry.alias(SERVED, "champion")) == "turning":
+            turned.touch()
+        else:
+            turned.unlink(missing_ok=True)
 
     def undecided(self) -> list[str]:
         """Versions whose run has not ended, or not begun."""
@@ -126,7 +138,8 @@ class Served:
         while left := self.undecided():
             assert life.status is None, f"the daemon ended by itself with {life.status}"
             assert time.monotonic() < limit, f"not settled: {left[0]}"
-            pause(0.2)
+            self._turn()
+            pause(0.1)
 
     def violations(self) -> Iterator[str]:
         """Traffic is on one side, the alias on the same, and that is where the runs ended; nobody's request failed."""
@@ -140,7 +153,8 @@ class Served:
             what = self.versions[version]
             if state == "promoted":
                 champion = version
-            if state not in {"promoted", "rolled back"} or (what == "bad") != (state == "rolled back"):
+            # One that turns bad may do so too late for its soak.
+            if state not in {"good": {"promoted"}, "bad": {"rolled back"}}.get(what, {"promoted", "rolled back"}):
                 yield f"traffic: the run of the {what} version {version} ended {state}: {run.why}"
         tried = sorted((str(run.given.get("version")) for run in runs), key=int)
         if tried != [version for version in self.versions if version != "1"]:
@@ -174,17 +188,17 @@ class Served:
                 asked = answer.headers.get("x-driftd-version", "").split(",")
                 if answer.status_code == 200:
                     self.answered += 1
-                elif not any(self.versions.get(version.strip()) == "bad" for version in asked):
+                elif not any(self.versions.get(version.strip()) in {"bad", "turning"} for version in asked):
                     self.failed[f"{answer.status_code} by {','.join(asked)}: {answer.text[:200]}"] += 1
 
 
 def _models(shelf: Path) -> Path:
-    """The folder of the two models; they are made the first time, by a process of its own."""
+    """The folder of the models; they are made the first time, by a process of its own."""
     folder = shelf / "models"
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("good", "bad"):
-            (folder / f"{name}.py").write_text(f"BAD = {name == 'bad'}\n{_CODE}")
+        for name in ("good", "bad", "turning"):
+            (folder / f"{name}.py").write_text(f"KIND = {name!r}\nTURNED = {str(_turned(shelf))!r}\n{_CODE}")
         quiet = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
         made = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _SAVE, str(folder)],
@@ -193,3 +207,8 @@ def _models(shelf: Path) -> Path:
         assert made.returncode == 0, made.stderr
         (folder / "done").touch()
     return folder
+
+
+def _turned(shelf: Path) -> Path:
+    """The file that, by being there, makes a version bad that can turn."""
+    return shelf / "turned"

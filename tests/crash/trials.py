@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from random import Random
 
 from daemon.platforms.local_serving import LocalServing
 from daemon.points import Point
-from tests.crash.invariants import Measures, measures, unsettled, violations
+from tests.crash.invariants import Measures, happened, measures, unsettled, violations
 from tests.crash.processes import Doom, Life, children, kill, left_running, pause
 from tests.crash.scene import Scene, lay_out
 from tests.crash.senders import Senders
@@ -20,6 +22,8 @@ from tests.crash.served import Served
 
 KILLS_A_SCENE = 5
 """Kills at a point before all is checked; each in a life of its own."""
+STARTING = 0.3
+"""Share of the random kills that come while the daemon starts."""
 REACH_SECONDS = 60.0
 SETTLE_SECONDS = 120.0
 ON_TRAFFIC = frozenset({Point.SHIFTED, Point.REGISTRY_CHANGED})
@@ -35,6 +39,8 @@ class Outcome:
     """Seconds from the start of each life to its first answer."""
     wrong: list[str] = field(default_factory=list)
     seed: str = ""
+    played: Counter[str] = field(default_factory=Counter)
+    """What happened in its scenes, counted."""
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Ground:
         outcome = Outcome(seed=f"random/{seed}/{'traffic' if on_traffic else 'files'}")
         with self._played(outcome, Random(outcome.seed), on_traffic=on_traffic) as play:
             for _ in range(kills):
-                play.life_for(play.random.uniform(0.1, 5.0 if on_traffic else 3.0))
+                play.life_for(4.0 if on_traffic else 2.0)
         return outcome
 
     @contextmanager
@@ -98,8 +104,10 @@ class Ground:
             with play.opened():
                 yield play
                 play.settle()
+            outcome.played += happened(scene, play.senders)
             outcome.wrong += violations(scene, play.senders, undisturbed)
             if play.served is not None:
+                outcome.played += Counter(f"{what} versions" for what in list(play.served.versions.values())[1:])
                 outcome.wrong += play.served.violations()
         except AssertionError as error:
             outcome.wrong.append(str(error))
@@ -170,17 +178,22 @@ class Play:
                 self._go_on()
             self._died(life)
 
-    def life_for(self, seconds: float) -> None:
-        """A life of so long, also before it is ready."""
-        until = time.monotonic() + seconds
+    def life_for(self, most: float) -> None:
+        """A life that ends at any moment: while it starts, or within so many seconds of its first answer. Now and then
+        its worker or its registry's process is killed before.
+        """
+        chance = self.random.random()
+        module = "daemon.monitors" if chance < 0.15 else "tests.crash.registry" if chance < 0.25 else ""
+        when, starting = self.random.random(), self.random.random() < STARTING
+        usual = statistics.median(self.outcome.recoveries[-9:] or [1.5])
+        until = time.monotonic() + self.random.uniform(0.0, usual) if starting else None
         with self._life(None, until) as life:
-            other = self.random.random()
-            module = "daemon.monitors" if other < 0.15 else "tests.crash.registry" if other < 0.25 else ""
-            when = self.random.uniform(0, seconds)
-            while time.monotonic() < until:
+            seconds = self.random.uniform(0.0, most)
+            began = time.monotonic()
+            while until is None and time.monotonic() - began < seconds:
                 assert life.status is None, f"the daemon ended by itself with {life.status}"
                 self._go_on()
-                if module and time.monotonic() > until - when:
+                if module and time.monotonic() - began > when * seconds:
                     for child in children(life.pid, module):
                         kill(child)
                     module = ""
