@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from daemon.claims import Claimed
 from daemon.core.calls import Again, Call, Done, Failed, Outcome
 from daemon.core.errors import Conflict, Refused, StoreError, Unavailable
 from daemon.handling import Context
 from daemon.points import OnPoint, Point, no_point
 from daemon.running import crashed
 from daemon.verbs import Loaded
-from daemon.writer import Claimed, Writer
+from daemon.writer import Writer
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0

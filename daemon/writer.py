@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from typing import Any
 import orjson
 import structlog
 
-from daemon.core.calls import Call, Outcome
+from daemon.claims import Claimed, Claims
+from daemon.core.calls import Outcome
 from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
 from daemon.core.events import Event
 from daemon.core.memory import Memory
@@ -37,11 +38,9 @@ from daemon.intake import Batch, FileMark, Receipt
 from daemon.ledger import Ledger, Standing, standing_of
 from daemon.points import OnPoint, Point, no_point
 from daemon.running import Running
-from daemon.store.base import Session, Store
-from daemon.store.rows import StoredCall, call_for, call_of, micros, moment, run_of
+from daemon.store.base import Store
+from daemon.store.rows import micros, moment
 
-LEASE = timedelta(minutes=5)
-"""How long a claimed call belongs to its worker; longer than any single step of a handler takes."""
 GROUP_EVENTS = 256
 """Most events in one transaction (a larger batch is one by itself): enough to share a disk sync, few enough to be short."""
 BRIEF = 8
@@ -50,27 +49,10 @@ QUEUE_BATCHES = 256
 """Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
 """Most due times turned into events in one transaction."""
-CALLS = 256
-"""Most due calls looked at in one transaction."""
 
 
 OnBegun = Callable[[str, Event], None]
 """Told of each run that began, after COMMIT, with its trigger; must return at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A call that was handed out, with the epoch under which it may answer."""
-
-    call: Call
-    stored: StoredCall
-    """As claimed, with the lease under which it was handed out."""
-    epoch: int
-
-    @property
-    def ending(self) -> bool:
-        """The call is no longer needed: what it started is to be ended."""
-        return self.stored.status == "closing"
 
 
 @dataclass(slots=True)
@@ -121,9 +103,7 @@ class Writer:
         self._stopping = False
         self._ended = False
         self._failure: BaseException | None = None
-        self._workers = 0
-        self._at_work: dict[tuple[str, datetime], str] = {}
-        """(call, lease) -> run, of every call that a worker has."""
+        self._claims = Claims()
         self._hand_out: Callable[[list[Claimed]], None] = lambda _claimed: None
         self._epoch = store.lead()
         self._memory: dict[tuple[str, str], Memory]
@@ -201,7 +181,7 @@ class Writer:
         """A dispatcher with `slots` workers takes calls from now on; 0: nobody does."""
         with self._condition:
             self._hand_out = hand_out
-            self._workers = slots
+            self._claims.staff(slots)
             self._condition.notify_all()
 
     # -- for dispatcher workers
@@ -219,7 +199,7 @@ class Writer:
             return bool(future.result())
         finally:
             with self._condition:
-                self._at_work.pop((claimed.stored.id, claimed.stored.lease), None)
+                self._claims.came_back(claimed)
                 self._calls_due = moment(0)
                 self._condition.notify_all()
 
@@ -305,10 +285,10 @@ class Writer:
         if self._rules is None:
             return None
         dues = [self._timers_due]
-        if self._workers > len(self._at_work):
+        if self._claims.free > 0:
             dues.append(self._calls_due)
             # A worker that is too slow loses its call: somebody must be awake then.
-            dues.extend(lease for _, lease in self._at_work if lease > self._standing.at)
+            dues.extend(self._claims.leases_after(self._standing.at))
         known = [due for due in dues if due is not None]
         return (min(known) - self._now()).total_seconds() if known else None
 
@@ -390,7 +370,7 @@ class Writer:
             claimed: list[Claimed] = []
             if ledger.rules is not None:
                 ledger.due_timers(TIMERS)
-                claimed = self._claim(session, ledger.now)
+                claimed = self._claims.claim(session, self._epoch, ledger.now)
             ledger.flush()
             timer, call = session.rows("next_timer")[0][0], session.rows("next_call")[0][0]
             self._on_point(Point.BEFORE_COMMIT)
@@ -409,9 +389,9 @@ class Writer:
         self._rules = ledger.rules
         self._on_point(Point.AFTER_COMMIT)
         with self._condition:
-            self._at_work.update({(one.stored.id, one.stored.lease): one.stored.run for one in claimed})
+            self._claims.handed_out(claimed)
             self._timers_due, self._calls_due = committed.timers_due, committed.calls_due
-            if self._at_work and self._calls_due is not None:
+            if self._claims.any_at_work and self._calls_due is not None:
                 # A due call may belong to a run that is at work; its worker wakes us when it is done.
                 self._calls_due = max(self._calls_due, self._now() + timedelta(milliseconds=50))
         for run, trigger in ledger.begun:
@@ -423,28 +403,6 @@ class Writer:
         self._on_point(Point.RECEIPTED)
         if claimed:
             self._hand_out(claimed)
-
-    def _claim(self, session: Session, now: datetime) -> list[Claimed]:
-        """Hand due calls to free workers; of one run only one call at a time is at work."""
-        with self._condition:
-            free = self._workers - len(self._at_work)
-            busy = {run for (_, lease), run in self._at_work.items() if lease > now}
-        if free <= 0:
-            return []
-        session.run("expired_leases", micros(now), micros(now))
-        claimed: list[Claimed] = []
-        lease = now + LEASE
-        for row in session.rows("calls_due", micros(now), orjson.dumps(sorted(busy)).decode(), CALLS):
-            due = call_of(row)
-            if due.run in busy or len(claimed) == free:
-                continue
-            session.run("claim_call", self._epoch, micros(lease), due.id)
-            status = "claimed" if due.status == "due" else "closing"
-            stored = replace(due, status=status, epoch=self._epoch, lease=lease)
-            run = run_of(session.rows("run", stored.run)[0])
-            busy.add(stored.run)
-            claimed.append(Claimed(call_for(stored, run, run.step(stored.step)), stored, self._epoch))
-        return claimed
 
     def _export(self, runs: list[str]) -> None:
         """Note the chain's head outside the database: a cut tail no longer reaches it."""

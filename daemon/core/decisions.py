@@ -29,9 +29,10 @@ from daemon.core import memory as remembering
 from daemon.core.durations import write_duration
 from daemon.core.errors import BadInput
 from daemon.core.events import Event, Recorded, event_from_json, event_json
-from daemon.core.expressions import Activation, Template, Truth, activation
+from daemon.core.expressions import Activation, Truth, activation
+from daemon.core.inputs import complete_inputs, known_inputs
 from daemon.core.memory import Condition, Memory, Window
-from daemon.core.rules import Mode, OnUnknown, Rule, RuleSet, Step
+from daemon.core.rules import Mode, OnUnknown, Rule, RuleSet
 from daemon.core.verdicts import Clause, Decided, Decision, Due, Firing, Remembered, Verdict, World
 
 LONGEST_CHAIN = 8
@@ -189,7 +190,7 @@ def _unknown(told: _Told, memory: Memory) -> tuple[Decision, Memory, tuple[Due, 
     )
     firing = None
     if notify and rule.on_failure:
-        firing = Firing((), _resolved(rule.on_failure, told.values, condition.since_start), told.event, notice=True)
+        firing = Firing((), known_inputs(rule.on_failure, told.values, condition.since_start), told.event, notice=True)
     if now - since >= rule.stale_after:
         why = f"unknown for {write_duration(now - since)}: what was known before is stale ({told.reason})"
         known = remembering.rearmed(condition)
@@ -281,14 +282,14 @@ def _fire(told: _Told, memory: Memory, why: str) -> tuple[Decision, Memory, tupl
         return _decision(told, Verdict.LIMIT, f"its limit is used up until {limited.isoformat()}"), memory, dues
     if told.world.paused and rule.mode is not Mode.OBSERVE:
         return _decision(told, Verdict.PAUSED, "driftd is paused"), memory, (again,) if again else ()
-    steps, missing = _inputs(rule.steps, told.values, memory.condition.since_start)
+    steps, missing = complete_inputs(rule.steps, told.values, memory.condition.since_start)
     if missing:
         return _decision(told, Verdict.UNKNOWN, missing), memory, ()
     after = memory.with_firing(now, rule.limit, lasting=rule.lasting)
     repeats = (Due(now + rule.repeat, rule.name, told.key, "repeat"),) if rule.repeat and timed else ()
     if rule.mode is Mode.OBSERVE:
         return _decision(told, Verdict.OBSERVED, why), after, repeats
-    firing = Firing(steps, _resolved(rule.on_failure, told.values, memory.condition.since_start), told.event)
+    firing = Firing(steps, known_inputs(rule.on_failure, told.values, memory.condition.since_start), told.event)
     return _decision(told, Verdict.FIRED, why, firing, memory, again), after, repeats
 
 
@@ -415,37 +416,3 @@ def _decision(
     return Decision(
         rule.name, rule.revision, told.key, rule.model, verdict, why, told.clauses, firing, otherwise, again
     )  # fmt: skip
-
-
-def _inputs(
-    steps: tuple[Step, ...], values: Activation, streak_start: str
-) -> tuple[tuple[tuple[Step, Mapping[str, Any]], ...], str]:
-    """The steps with their expressions evaluated; the second says which one is unknown, and is empty when none is."""
-    resolved = []
-    for step in steps:
-        inputs, missing = _evaluated(step.inputs, values, streak_start)
-        if missing:
-            return (), f"{step.verb}: {missing}"
-        resolved.append((step, inputs))
-    return tuple(resolved), ""
-
-
-def _resolved(
-    steps: tuple[Step, ...], values: Activation, streak_start: str
-) -> tuple[tuple[Step, Mapping[str, Any]], ...]:
-    """The same where an unknown value must not stop the step: it is left out."""
-    return tuple((step, _evaluated(step.inputs, values, streak_start)[0]) for step in steps)
-
-
-def _evaluated(value: Any, values: Activation, streak_start: str) -> tuple[Any, str]:
-    if isinstance(value, Template):
-        result = value.evaluate(values, streak_start)
-        return result.value, result.unknown
-    if isinstance(value, Mapping):
-        pairs = {name: _evaluated(item, values, streak_start) for name, item in value.items()}
-        missing = next((why for _, why in pairs.values() if why), "")
-        return {name: item for name, (item, why) in pairs.items() if not why}, missing
-    if isinstance(value, list | tuple):
-        items = [_evaluated(item, values, streak_start) for item in value]
-        return [item for item, why in items if not why], next((why for _, why in items if why), "")
-    return value, ""

@@ -15,6 +15,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
+from daemon.claims import Claimed
 from daemon.cli import app
 from daemon.config import Config, load_config
 from daemon.control import Controls, ControlServer
@@ -25,7 +26,7 @@ from daemon.rulefiles import RuleFolder
 from daemon.running import Running
 from daemon.store.sqlite import SqliteStore
 from daemon.verbs import load_verbs
-from daemon.writer import Claimed, Writer
+from daemon.writer import Writer
 from tests.builders import T0, at
 
 ROOT = Path(__file__).parents[2]

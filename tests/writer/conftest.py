@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from daemon.claims import Claimed
 from daemon.config import Config
 from daemon.core.calls import Done, Outcome
 from daemon.core.events import Event
@@ -23,7 +24,7 @@ from daemon.points import OnPoint, no_point
 from daemon.running import Running
 from daemon.store.rows import StoredCall, StoredDecision, StoredEvent, call_of, decision_of, event_of, run_of
 from daemon.store.sqlite import SqliteStore
-from daemon.writer import Claimed, Writer
+from daemon.writer import Writer
 from tests.builders import T0
 
 PATIENCE = 10.0

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from daemon.claims import LEASE
 from daemon.core.calls import Again, Answer, Done, Failed, Inconclusive, Outcome, Working
 from daemon.core.rules import Mode, OnUnknown, RuleSet, Step, WhenBusy
 from daemon.core.runs import AFTER_STEP, UNDO_STEP, Run, State
 from daemon.running import APPROVAL, QUEUE, QUEUE_LOOK
-from daemon.writer import LEASE
 from tests.builders import landed, measured, rule, rules, said, step
 from tests.writer.conftest import World
 
