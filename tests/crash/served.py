@@ -1,7 +1,7 @@
 """The served model of a scene: versions that are registered one after the other, and requests all the time.
 
 The models are real MLflow models behind the real gateway: good ones, bad ones that raise at every other request, and ones
-that turn bad as soon as they are champion. What a client sees is kept: a request may only fail when a version that is not
+that fail altogether once they are champion. What a client sees is kept: a request may only fail when a version that is not
 good was asked.
 """
 
@@ -35,8 +35,8 @@ import pandas as pd
 
 class Model(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):
-        bad = KIND == "bad" or (KIND == "turning" and os.path.exists(TURNED))
-        if bad and int(model_input["a"].iloc[0]) % 2:
+        turned = KIND == "turning" and os.path.exists(TURNED)
+        if turned or (KIND == "bad" and int(model_input["a"].iloc[0]) // 6 % 2):
             raise ValueError("this version is bad")
         return pd.DataFrame({"y": [1] * len(model_input), "p": [0.5] * len(model_input)})
 
@@ -48,6 +48,7 @@ for name in ("good", "bad", "turning"):
     mlflow.pyfunc.save_model(f"{sys.argv[1]}/{name}", python_model=f"{sys.argv[1]}/{name}.py", pip_requirements=["mlflow"])
 """
 REQUEST_ROWS = 6
+"""As the models' code knows: every other request fails, whichever of its rows a version gets."""
 REQUEST_PAUSE = 0.08
 AHEAD = 2
 """Versions that may be registered and not yet decided on."""
@@ -64,6 +65,8 @@ class Served:
     """Every registered version, and what it is."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed requests by what the client saw and which versions were asked."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """What became of the versions, counted by `violations`."""
     answered: int = 0
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -151,6 +154,7 @@ class Served:
         for run in sorted(runs, key=lambda run: run.moves[-1].at):
             version, state = str(run.given.get("version")), run.state.value
             what = self.versions[version]
+            self.ends[f"{what} versions {state}"] += 1
             if state == "promoted":
                 champion = version
             # One that turns bad may do so too late for its soak.

@@ -107,8 +107,8 @@ class Ground:
             outcome.played += happened(scene, play.senders)
             outcome.wrong += violations(scene, play.senders, undisturbed)
             if play.served is not None:
-                outcome.played += Counter(f"{what} versions" for what in list(play.served.versions.values())[1:])
                 outcome.wrong += play.served.violations()
+                outcome.played += play.served.ends
         except AssertionError as error:
             outcome.wrong.append(str(error))
         finally:
