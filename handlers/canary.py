@@ -276,6 +276,8 @@ def _look(call: Call, context: Context, inputs: Canary, stands: Progress, traffi
     note = f"{share} % of the traffic, {verdict.requests} requests: {reasons(verdict)}"
     if rest > 0:
         return Working(min(rest, _soon(inputs)), stands.to_json(), note)
+    if watch.is_stale(context.now, _soon(inputs)):
+        return Working(_soon(inputs), stands.to_json(), f"{note}; nothing was measured lately, so nothing is concluded")
     if stands.step + 1 < len(inputs.steps):
         if verdict.requests - stands.requests < min(LEAST_PER_STEP, inputs.min_requests):
             return Working(_soon(inputs), stands.to_json(), f"{note}; too few requests on this step to go up")

@@ -93,6 +93,10 @@ def _look(call: Call, context: Context, inputs: Soak, state: dict[str, Any]) -> 
         if context.now >= call.deadline:
             return Inconclusive("no request was measured since its promotion", answers=(evidence(verdict),))
         return Working(look, state, "no request was measured since its promotion: nothing is known")
+    if watch.is_stale(context.now, look):
+        if context.now >= call.deadline:
+            return Inconclusive("nothing was measured at the end of its time", answers=(evidence(verdict),))
+        return Working(look, state, f"{seen} requests since its promotion, but nothing was measured lately")
     try:
         traffic, shifted = shift(call, context, whole, int(call.given["epoch"]))
     except Conflict as conflict:

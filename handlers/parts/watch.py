@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from daemon.handling import Answer, Call, Context, judge
 
 PAGE = 500
 """Most blocks that one look takes in."""
+FRESH_LOOKS, FRESH_SECONDS = 3, 10.0
+"""Evidence is fresh for so many looks, and at least so many seconds."""
 LOOK_BACK = 20_000
 """How many events back the champion's baseline may come from."""
 
@@ -22,15 +25,24 @@ class Watch:
     """The evidence so far."""
     cursor: int
     """The last event that it has seen."""
+    newest: str = ""
+    """ISO time at which the newest block was recorded; empty before the first look at both versions."""
 
     def to_json(self) -> dict[str, Any]:
         """For the call's state."""
-        return {"canary": self.canary.to_json(), "cursor": self.cursor}
+        return {"canary": self.canary.to_json(), "cursor": self.cursor, "newest": self.newest}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Watch:
         """From the call's state."""
-        return cls(judge.Canary.from_json(stored["canary"]), int(stored["cursor"]))
+        return cls(judge.Canary.from_json(stored["canary"]), int(stored["cursor"]), stored.get("newest", ""))
+
+    def is_stale(self, now: datetime, look: float) -> bool:
+        """Whether nothing was measured lately (`look` in seconds): the monitors are behind, as after a crash, or there is
+        no traffic. Nothing good may be concluded then: what was answered meanwhile is not in the evidence yet.
+        """
+        fresh = timedelta(seconds=max(FRESH_LOOKS * look, FRESH_SECONDS))
+        return not self.newest or now - datetime.fromisoformat(self.newest) > fresh
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -64,7 +76,8 @@ def looked(call: Call, context: Context, watch: Watch) -> tuple[Watch, int]:
     """The evidence with the blocks since the last look, and how many they were; PAGE of them: there are more."""
     blocks = context.events("traffic.measured", call.model, watch.cursor, PAGE)
     for recorded in blocks:
-        watch = replace(watch, canary=judge.observe(watch.canary, recorded.event.data["arms"]), cursor=recorded.seq)
+        canary = judge.observe(watch.canary, recorded.event.data["arms"])
+        watch = replace(watch, canary=canary, cursor=recorded.seq, newest=recorded.at.isoformat())
     return watch, len(blocks)
 
 

@@ -128,6 +128,32 @@ def test_no_traffic_is_no_success(fed: Any, call: Any) -> None:
     assert fed.split.weights == {"2": 10.0, "1": 90.0}
 
 
+def test_nothing_is_concluded_from_what_was_measured_long_ago(fed: Any, call: Any) -> None:
+    """Good so far, then an outage in which the version goes bad: it is not promoted before that is measured."""
+    stands = call("canary", INPUTS, {"version": "2"})
+    while stands.state.get("step", -1) < 1:
+        outcome = canary.run(stands, fed)
+        assert isinstance(outcome, Working)
+        stands = replace(stands, state=outcome.state)
+        fed.now += timedelta(seconds=60)
+        fed.feed()
+    for _ in range(8):
+        outcome = canary.run(stands, fed)
+        assert isinstance(outcome, Working)
+        stands = replace(stands, state=outcome.state)
+        fed.now += timedelta(seconds=60)
+        fed.feed()
+    stands = replace(stands, state=canary.run(stands, fed).state)
+    fed.now += timedelta(minutes=30)
+    waits = canary.run(stands, fed)
+    fed.of = {"failed": 100}
+    fed.feed()
+
+    assert isinstance(waits, Working)
+    assert "lately" in waits.note
+    assert isinstance(fed.drive(canary.run, replace(stands, state=waits.state), fed.feed), Failed)
+
+
 def test_an_outage_of_the_serving_side_is_unknown_not_bad(fed: Any, call: Any) -> None:
     """While the gateway does not answer the canary waits; when it is back it goes on to its verdict."""
     stands = call("canary", INPUTS, {"version": "2"})

@@ -150,6 +150,25 @@ def test_a_soak_without_requests_is_inconclusive(promoted: Any, call: Any) -> No
     assert isinstance(outcome, Inconclusive)
 
 
+def test_a_soak_concludes_nothing_from_what_was_measured_long_ago(promoted: Any, call: Any) -> None:
+    """After an outage its time is up, but what was answered meanwhile is measured first: here, that the version went bad."""
+    one = later(call, promoted, "soak", {"duration": "1h"}, promoted.given)
+    first = soak.run(one, promoted)
+    promoted.feed()
+    second = soak.run(replace(one, state=first.state), promoted)
+    promoted.now += timedelta(hours=1)
+    third = soak.run(replace(one, state=second.state), promoted)
+    promoted.of = {"failed": 200}
+    for _ in range(30):
+        promoted.feed()
+    outcome = promoted.drive(soak.run, replace(one, state=third.state), promoted.feed)
+
+    assert isinstance(third, Working)
+    assert "lately" in third.note
+    assert isinstance(outcome, Failed)
+    assert outcome.quarantine
+
+
 def test_a_soak_survives_a_crash_after_its_shift(promoted: Any, call: Any) -> None:
     """The shift to the whole traffic is adopted when its outcome was lost."""
     promoted.crash_after = 0
