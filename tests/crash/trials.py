@@ -24,7 +24,7 @@ KILLS_A_SCENE = 5
 """Kills at a point before all is checked; each in a life of its own."""
 STARTING = 0.3
 """Share of the random kills that come while the daemon starts."""
-REACH_SECONDS = 60.0
+REACH_SECONDS = 180.0
 SETTLE_SECONDS = 120.0
 ON_TRAFFIC = frozenset({Point.SHIFTED, Point.REGISTRY_CHANGED})
 """Points that only a canary passes."""

@@ -1,8 +1,8 @@
 """The daemon, made to die: `python -m tests.crash.victim CONFIG [--point NAME --pass N]`.
 
-It is the daemon as `driftd start` runs it, with two differences: it kills itself (SIGKILL, as a power cut would) when a
-fault point is passed for the N-th time, and the registry's process is asked of a small file instead of MLflow, which
-costs five seconds of each of several hundred starts (`--mlflow` for the real one).
+It is the daemon as `driftd start` runs it, with two differences: it kills itself (SIGKILL) when a fault point is passed
+for the N-th time, and the process behind the registry reads a small file instead of holding MLflow, which would cost five
+seconds of each of several hundred starts.
 """
 
 from __future__ import annotations
@@ -52,10 +52,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--point", choices=[point.name for point in Point])
     parser.add_argument("--pass", dest="number", type=int, default=1)
-    parser.add_argument("--mlflow", action="store_true")
     asked = parser.parse_args(arguments)
-    if not asked.mlflow:
-        setattr(app, "RegistryProcess", FileRegistry)  # noqa: B010 - the composition root has no seam for it, and needs none
+    setattr(app, "RegistryProcess", FileRegistry)  # noqa: B010 - the composition root has no seam for it, and needs none
     on_point = dies_at(Point[asked.point], asked.number) if asked.point else no_point
     return app.run(load_config(asked.config, {}), on_point)
 
