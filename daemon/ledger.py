@@ -33,9 +33,6 @@ from daemon.intake import Batch, Receipt
 from daemon.store.base import Row, Session
 from daemon.store.rows import decision_row, event_row, micros, moment
 
-KEYS = 64
-"""Events that are looked for at once."""
-
 _TICK = timedelta(microseconds=1)
 
 Begin = Callable[["Ledger", Decision, Recorded], tuple[str, str]]
@@ -86,7 +83,7 @@ class Ledger:
         self._decisions: list[Row] = []
         self._records: list[Row] = []
         self._timers: list[Row] = []
-        self._fresh: dict[bytes, int] = {}
+        self._fresh: dict[tuple[str, str], int] = {}
         self._deciding = False
         self._caused: deque[Event] = deque()
         self.begun: list[tuple[str, Event]] = []
@@ -124,25 +121,28 @@ class Ledger:
         """Store events and decide them, in order. One that is known already keeps its place and is not decided again."""
         seqs: list[int] = []
         fresh: list[bool] = []
-        keys = [bytes.fromhex(event.key) for event in events]
-        stored = self._stored(keys)
-        for event, key in zip(events, keys, strict=True):
-            known = self._fresh.get(key) or stored.get(key)
+        stored = self._stored(events)
+        for event in events:
+            name = event.source, event.id
+            known = self._fresh.get(name) or stored.get(name)
             if known is None:
-                known = self._new(key, event)
+                known = self._new(event)
                 fresh.append(True)
             else:
                 fresh.append(False)
             seqs.append(known)
         return Receipt(tuple(seqs), tuple(fresh))
 
-    def _stored(self, keys: list[bytes]) -> dict[bytes, int]:
-        """The places of the events that were stored before this transaction."""
-        places: dict[bytes, int] = {}
-        for first in range(0, len(keys), KEYS):
-            some = keys[first : first + KEYS]
-            places.update(self.session.rows("events_by_keys", *some, *[some[-1]] * (KEYS - len(some))))
-        return places
+    def _stored(self, events: tuple[Event, ...]) -> dict[tuple[str, str], int]:
+        """The places of those events that were stored before this transaction."""
+        ids: dict[str, list[str]] = {}
+        for event in events:
+            ids.setdefault(event.source, []).append(event.id)
+        return {
+            (source, name): seq
+            for source, names in ids.items()
+            for name, seq in self.session.rows("places", source, orjson.dumps(names).decode())
+        }
 
     def follow(self, event: Event) -> None:
         """Record an event that this transaction causes: at once, or after the one that is being decided."""
@@ -160,15 +160,15 @@ class Ledger:
         data = {"kind": problem.kind, "where": problem.where, "reason": problem.reason}
         self.follow(Event(name, "driftd:problems", "problem.recorded", problem.kind, self.now, data))
 
-    def _new(self, key: bytes, event: Event) -> int:
+    def _new(self, event: Event) -> int:
         self._deciding = True
-        seq = self._place(key, event)
+        seq = self._place(event)
         self._deciding = False
         while self._caused:
             self.record((self._caused.popleft(),))
         return seq
 
-    def _place(self, key: bytes, event: Event) -> int:
+    def _place(self, event: Event) -> int:
         """Give an event its place, decide it, and do what the decisions ask for."""
         self._seq += 1
         self._at = self.now = max(self.now, self._at + _TICK)
@@ -178,9 +178,9 @@ class Ledger:
             self._at,
             Event(event.id, event.source, event.type, event.subject, event.time, data, event.chain),
         )
-        self._fresh[key] = self._seq
+        self._fresh[event.source, event.id] = self._seq
         decided, undecidable = decided_or_why(self.rules, self._remembered, recorded, self._world)
-        row = event_row(recorded, key, raw, undecidable)
+        row = event_row(recorded, raw, undecidable)
         self._events.append(row)
         self._changed.update(decided.memory)
         self._world = decided.world
@@ -191,7 +191,7 @@ class Ledger:
             "event",
             "",
             {
-                "seq": recorded.seq, "at": row[2], "source": event.source, "id": event.id, "type": event.type,
+                "seq": recorded.seq, "at": row[1], "source": event.source, "id": event.id, "type": event.type,
                 "digest": digest(raw), "undecidable": undecidable, "decisions": entries,
             },
         )  # fmt: skip

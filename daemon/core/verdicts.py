@@ -1,6 +1,7 @@
 """What a decision is made of: verdicts with their reasons, what a firing asks for, and the due times of the rest.
 
-How they come about is in `decisions.py`.
+How they come about is in `decisions.py`. What is made for every event is a named tuple: three times cheaper to make than a
+frozen dataclass.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.core.canonical import content_id
 from daemon.core.events import Event
@@ -35,8 +36,7 @@ class Verdict(Enum):
     FIRED = "fired"
 
 
-@dataclass(frozen=True, slots=True)
-class Clause:
+class Clause(NamedTuple):
     """One condition of the rule, and how it came out."""
 
     text: str
@@ -59,8 +59,7 @@ class Firing:
     """`on_unknown: notify`: only `on_failure` runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What one event meant to one rule."""
 
     rule: str
@@ -102,8 +101,7 @@ class World:
     """When the daemon started, by its `rules.loaded`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """Everything that one event changed."""
 
     decisions: tuple[Decision, ...]

@@ -38,11 +38,11 @@ class StoredEvent:
     undecidable: str
 
 
-def event_row(recorded: Recorded, key: bytes, data: bytes, undecidable: str = "") -> Row:
-    """For `add_event`; `key` is the event's dedupe key, `data` its data as canonical JSON."""
+def event_row(recorded: Recorded, data: bytes, undecidable: str = "") -> Row:
+    """For `add_event`; `data` is the event's data as canonical JSON."""
     event = recorded.event
     return (
-        recorded.seq, key, micros(recorded.at), event.type, event.subject, event.source, event.id,
+        recorded.seq, micros(recorded.at), event.type, event.subject, event.source, event.id,
         event.time.isoformat(), data.decode(), canonical(event.chain).decode() if event.chain else "[]",
         undecidable or None,
     )  # fmt: skip

@@ -221,7 +221,7 @@ def _fill(folder: Path) -> None:
         for _ in range(min(portion, STORED - seq)):
             seq, at = seq + 1, at + timedelta(milliseconds=1)
             event = landed(seq)
-            row = event_row(Recorded(seq, at, event), seq.to_bytes(16, "big"), orjson.dumps(dict(event.data)))
+            row = event_row(Recorded(seq, at, event), orjson.dumps(dict(event.data)))
             events.append(row)
             decisions.append(
                 (seq, seq, f"rule-{seq % RULES}", "r", "k", "not met", "", "the condition does not hold", "[]", "")

@@ -414,7 +414,7 @@ def test_events_come_back(leading: tuple[Store, int], event: Event, seq: int, at
     """An event, its place, its time and its reason are read as they were written."""
     data, raw = clean(event.data)
     recorded = Recorded(seq, at, replace(event, data=data))
-    row = event_row(recorded, bytes.fromhex(event.key), raw, undecidable)
+    row = event_row(recorded, raw, undecidable)
     stored = event_of(there_and_back(leading, [("add_event", row)], "event", seq))
     assert (stored.recorded, stored.undecidable) == (recorded, undecidable)
 

@@ -12,15 +12,13 @@ SELECT value FROM meta WHERE name = ?;
 -- name: last_event
 SELECT seq, at FROM events ORDER BY seq DESC LIMIT 1;
 
--- name: events_by_keys
--- As many at once as ledger.KEYS; a shorter list is filled up with its last key.
-SELECT key, seq FROM events WHERE key IN
-(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
- ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- name: places
+-- Of the events of one source with these ids (a JSON list), those that are stored.
+SELECT id, seq FROM events WHERE source = ?1 AND id IN (SELECT value FROM json_each(?2));
 
 -- name: add_event
-INSERT INTO events (seq, key, at, type, subject, source, id, time, data, chain, undecidable)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO events (seq, at, type, subject, source, id, time, data, chain, undecidable)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: event
 SELECT seq, at, type, subject, source, id, time, data, chain, undecidable FROM events WHERE seq = ?;
