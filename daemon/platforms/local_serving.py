@@ -78,7 +78,7 @@ class LocalServing:
                     raise Unavailable("gateway", "health", f"process {pid} runs but does not answer")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                self._wait_for_own()
+            self._wait_for_own()  # its first thread may be gone while others still end, so `poll` said nothing yet
             self._start()
             deadline = time.monotonic() + wait
             while not self._answers():

@@ -258,6 +258,10 @@ def _ended(scene: Scene) -> list[str]:
 
 
 _MOST_PASSES = {
+    Point.SUBMITTED: 40,
+    Point.BEFORE_COMMIT: 40,
+    Point.AFTER_COMMIT: 40,
+    Point.RECEIPTED: 40,
     Point.MEASURED: 1,
     Point.RULES_LOADED: 3,
     Point.HEAD_EXPORTED: 3,
@@ -267,4 +271,4 @@ _MOST_PASSES = {
     Point.SHIFTED: 2,
     Point.REGISTRY_CHANGED: 4,
 }
-"""Points that a life does not pass often."""
+"""Points that a life passes more, or less, often than a dozen times in a few seconds."""
