@@ -35,6 +35,7 @@ _ROOT = Path(__file__).parents[2]
 _HEALTH_SECONDS = 3.0
 _CALL_SECONDS = 15.0
 _HUNG_SECONDS = 30.0
+_END_SECONDS = 5.0
 _LOG_BYTES = 10_000_000
 _THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """One thread per backend: threads would not survive the fork that backends come from, and versions share the cores."""
@@ -74,11 +75,12 @@ class LocalServing:
             if self._answers():
                 return
             if (pid := self._alive()) is not None:
-                if time.monotonic() - self._answered_at < _HUNG_SECONDS:
+                # One whose first thread is gone is ending, though its others may still hold the lock.
+                if shim.start_of(pid) and time.monotonic() - self._answered_at < _HUNG_SECONDS:
                     raise Unavailable("gateway", "health", f"process {pid} runs but does not answer")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self._wait_for_own()  # its first thread may be gone while others still end, so `poll` said nothing yet
+            self._wait_until_gone(_END_SECONDS)
             self._start()
             deadline = time.monotonic() + wait
             while not self._answers():
@@ -94,16 +96,16 @@ class LocalServing:
                 return
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + wait
-            while self._alive() is not None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            self._wait_for_own()
+            self._wait_until_gone(wait)
 
-    def _wait_for_own(self) -> None:
-        """Collect the gateway that this process started, when it is that one that was just ended."""
+    def _wait_until_gone(self, seconds: float) -> None:
+        """Wait until an ending gateway holds its lock no more; it is collected when this process started it."""
+        deadline = time.monotonic() + seconds
+        while self._alive() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
+                self._process.wait(_END_SECONDS)
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
