@@ -22,6 +22,16 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Coded:
+    """Categories as numbers: what a columnar decoder gives, and what is fast to count."""
+
+    codes: NDArray[np.int32]
+    """Index into `levels` per row, -1 where there is no value."""
+    levels: tuple[str, ...]
+    """Distinct."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """The values of one field in rows."""
 
@@ -30,6 +40,8 @@ class Column:
     """number: float64, NaN where there is no usable value; category: object array of str, None where there is none."""
     invalid: Bools
     """Rows whose value is there but has the wrong type (text in a number column, an infinity, a nested value)."""
+    coded: Coded | None = None
+    """category: the same values once more as numbers, where they are known."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -39,6 +51,8 @@ class Column:
         """Rows with a value of the right type."""
         if self.kind == "number":
             return np.asarray(~np.isnan(self.values))
+        if self.coded is not None:
+            return np.asarray(self.coded.codes >= 0)
         return np.asarray(np.not_equal(self.values, None), dtype=np.bool_)  # type: ignore[call-overload]
 
     @property
@@ -48,7 +62,15 @@ class Column:
 
     def take(self, index: slice | NDArray[Any]) -> Column:
         """Some of the rows: a slice, a mask or row numbers."""
-        return Column(self.kind, self.values[index], self.invalid[index])
+        coded = None if self.coded is None else Coded(self.coded.codes[index], self.coded.levels)
+        return Column(self.kind, self.values[index], self.invalid[index], coded)
+
+    def equals(self, text: str) -> Bools:
+        """category: the rows with this value."""
+        if self.coded is None:
+            return np.asarray(self.values == text, dtype=np.bool_)
+        levels = self.coded.levels
+        return np.asarray(self.coded.codes == (levels.index(text) if text in levels else -2), dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,15 +102,18 @@ class Batch:
     ids: Sequence[str]
     """Prediction ids."""
     positions: Integers
-    """Positions in the stream, counted from 0."""
+    """Positions in the stream: unique, ascending in the order of the stream."""
     times: Integers = field(repr=False)
     """Event times in microseconds since the epoch, UTC."""
+    hashes: NDArray[np.uint64] | None = field(default=None, repr=False)
+    """`text_hashes` of the ids, where they are known."""
 
     def take(self, index: slice | NDArray[Any]) -> Batch:
         """Some of the rows, e.g. those of a pane or of a segment."""
         rows = np.arange(self.records.rows)[index]
         ids = [self.ids[row] for row in rows.tolist()]
-        return Batch(self.records.take(index), ids, self.positions[index], self.times[index])
+        hashes = None if self.hashes is None else self.hashes[index]
+        return Batch(self.records.take(index), ids, self.positions[index], self.times[index], hashes)
 
 
 def column(kind: FeatureKind, raw: Sequence[Any] | NDArray[Any]) -> Column:
@@ -100,6 +125,17 @@ def column(kind: FeatureKind, raw: Sequence[Any] | NDArray[Any]) -> Column:
     floats); None, NaN and empty text are missing; nested values are invalid.
     """
     return _numbers(raw) if kind == "number" else _categories(raw)
+
+
+def coded(codes: NDArray[Any], names: Sequence[str | None]) -> Column:
+    """Categories as they come from a decoder's dictionary: `codes` (-1: none) into `names`, None or repeated ones too."""
+    levels = tuple(dict.fromkeys(name for name in names if name))
+    index = {name: number for number, name in enumerate(levels)}
+    table = np.array([*(index.get(name or "", -1) for name in names), -1], dtype=np.int32)
+    numbers = table[codes]
+    objects = np.empty(len(levels) + 1, dtype=object)
+    objects[:-1] = levels
+    return Column("category", objects[numbers], np.zeros(len(numbers), np.bool_), Coded(numbers, levels))
 
 
 def output_kind(task: str) -> FeatureKind:

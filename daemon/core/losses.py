@@ -54,7 +54,7 @@ def losses(task: Task, records: Records, positive: str = "") -> Floats:
         wrong = records.prediction.values != records.label.values
     elif records.score is not None and task == "binary":
         usable = labelled & records.score.usable
-        wrong = (records.score.values >= 0.5) != (records.label.values == positive)
+        wrong = (records.score.values >= 0.5) != records.label.equals(positive)
     else:
         return nothing
     return np.where(usable, wrong.astype(np.float64), np.nan)
@@ -71,7 +71,7 @@ def expected_losses(calibration: Calibration, task: Task, positive: str, records
     if task == "binary":
         says_positive = records.score.values >= 0.5
         if records.prediction is not None:
-            says_positive = records.prediction.values == positive
+            says_positive = records.prediction.equals(positive)
             right = np.where(records.prediction.usable, right, np.nan)
         right = np.where(says_positive, right, 1 - right)
     return np.asarray(1 - right, dtype=np.float64)

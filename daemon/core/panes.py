@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from daemon.core.columns import Batch, Column, Floats
+from daemon.core.columns import Batch, Bools, Column, Floats, Integers
 from daemon.core.errors import BadInput
 from daemon.core.losses import expected_losses
 from daemon.core.reference import Bins, Reference
@@ -171,12 +171,12 @@ def from_bytes(raw: bytes) -> Pane:
     )  # fmt: skip
 
 
-def output_counts(reference: Reference, score: Column | None, prediction: Column | None) -> tuple[int, ...]:
-    """Rows per output bin of the reference, as `traffic.measured` counts `scores`; empty when it has no output bins."""
+def output_codes(reference: Reference, score: Column | None, prediction: Column | None) -> Integers | None:
+    """Each row's output bin of the reference, as `traffic.measured` counts `scores`, -1 for none; None without such bins."""
     output = score if reference.output == "score" else prediction
     if reference.outputs is None or output is None:
-        return ()
-    return _count(reference.outputs, output, len(output)).bins
+        return None
+    return reference.outputs.codes(output)
 
 
 def _summary(reference: Reference, batch: Batch, sample_rows: int) -> Pane:
@@ -210,12 +210,19 @@ def _count(bins: Bins, column: Column | None, rows: int) -> Counts:
     invalid = int(np.count_nonzero(column.invalid))
     missing = rows - len(used) - invalid
     if bins.kind == "category":
-        rest = column.values[codes == size - 1] if bins.known else ()
-        return Counts(filled, missing, invalid, new=sum(value not in bins.known for value in rest))
+        return Counts(filled, missing, invalid, new=_new(bins, column, codes == size - 1) if bins.known else 0)
     if bins.low is None:
         return Counts(filled, missing, invalid)
     below, above = np.count_nonzero(column.values < bins.low), np.count_nonzero(column.values > bins.high)
     return Counts(filled, missing, invalid, below=int(below), above=int(above))
+
+
+def _new(bins: Bins, column: Column, rest: Bools) -> int:
+    """Rows among `rest` whose category the reference does not have."""
+    if column.coded is None:
+        return sum(value not in bins.known for value in column.values[rest])
+    strange = np.array([*(level not in bins.known for level in column.coded.levels), False], dtype=np.bool_)
+    return int(np.count_nonzero(strange[column.coded.codes] & rest))
 
 
 def _fixed_sum(values: Floats) -> int:

@@ -66,6 +66,9 @@ class Bins:
                 **{category: number for number, category in enumerate(self.categories)},
             }
             rest = len(self.categories)
+            if column.coded is not None:
+                table = [*(numbers.get(level, rest) for level in column.coded.levels), -1]
+                return np.asarray(table, dtype=np.int64)[column.coded.codes]
             return np.fromiter((numbers.get(v, rest) for v in column.values), np.int64, len(column))
         codes = np.searchsorted(np.asarray(self.edges), column.values, side="left").astype(np.int64)
         codes[np.isnan(column.values)] = -1

@@ -5,8 +5,7 @@ Which rows they are depends on the rows alone, not on their order or on how they
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.core.columns import Batch, Column, FeatureKind, Integers, output_kind
+from daemon.core.hashes import Hashes, drawn, text_hashes
 
-Hashes = NDArray[np.uint64]
-
-_SALT = b"sample"
+_USE = 0
+"""See `hashes.drawn`: the numbers that choose samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +68,8 @@ class Sample:
 
 def sample(batch: Batch, kinds: Mapping[str, FeatureKind], task: str, most: int) -> Sample:
     """The sample of a batch."""
-    records, hashes = batch.records, id_hashes(batch.ids)
+    records = batch.records
+    hashes = drawn(text_hashes(batch.ids) if batch.hashes is None else batch.hashes, _USE)
     rows = _smallest(hashes, batch.positions, most)
     features = {name: _values(records.features.get(name), kind, rows) for name, kind in kinds.items()}
     ids = np.empty(len(rows), dtype=object)
@@ -94,13 +94,6 @@ def join(left: Sample, right: Sample) -> Sample:
         np.concatenate((left.score, right.score)),
     )  # fmt: skip
     return both.take(_smallest(hashes, positions, left.most))
-
-
-def id_hashes(ids: Sequence[str]) -> Hashes:
-    """64 bits of each id's hash: evenly spread, and the same wherever the id is seen."""
-    blake2b = hashlib.blake2b
-    raw = b"".join([blake2b(name.encode(), digest_size=8, key=_SALT).digest() for name in ids])
-    return np.frombuffer(raw, dtype="<u8").astype(np.uint64)
 
 
 def store(sample: Sample) -> dict[str, Any]:

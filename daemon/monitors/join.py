@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.core.columns import Bools, Column, FeatureKind, Floats, Integers, Records
+from daemon.core.hashes import Hashes
 from daemon.monitors.journal import Journal
 from daemon.monitors.packing import pack, texts, unpack
-from daemon.monitors.rows import Hashes, Labels
+from daemon.monitors.rows import Labels
 
 CAPACITY = 200_000
 """Most predictions of a stream that wait for labels; about 100 bytes each."""

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from daemon.core.columns import Batch, Bools, Column, Floats, Records
+from daemon.core.columns import Batch, Bools, Column, Floats, Integers, Records, coded
+from daemon.core.hashes import Hashes, drawn, text_hashes
+from daemon.monitors.arrow import NO_TIME
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.privacy import protect
 from daemon.monitors.records import Malformed, Raw
-from daemon.monitors.values import classes, flags, moments, names, typed
+from daemon.monitors.values import classes, flags, moments, named, names, typed
 
-Hashes = NDArray[np.uint64]
-JOIN_SALT = b"join"
-"""A row is kept for its label iff `unit_hash("join", id) < join_rate`."""
+_USE = 1
+"""See `hashes.drawn`: the numbers that choose which rows wait for their labels."""
 _DAY = 86_400_000_000
 _AHEAD = 30 * _DAY
 
 
+class RowClock(Protocol):
+    """What the times of rows are held against, in µs since 1970."""
+
+    @property
+    def landed(self) -> int | Integers:
+        """The time of rows that have none of their own: one for all, or one for each."""
+        ...
+
+    def limit(self, times: Integers) -> int | Integers:
+        """The latest believable time: one for all rows, or one for each; NO_TIME among `times` is none."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The times that a block's rows are held against, in µs since 1970."""
+    """The times that a file's rows are held against, in µs since 1970."""
 
     landed: int
     """When the file landed: the time of rows that have none of their own."""
@@ -33,7 +45,7 @@ class Clock:
     watermark: int | None
     """Where the stream's event time stands; None at its beginning."""
 
-    def limit(self, times: Sequence[int | None]) -> int:
+    def limit(self, times: Integers) -> int:
         """The latest believable event time: one broken clock must not make all other rows late and all labels overdue.
 
         A day after now, or a month after where the stream stands (at its beginning: after nine tenths of the first rows):
@@ -41,8 +53,8 @@ class Clock:
         """
         stands = self.watermark
         if stands is None:
-            known = sorted(time for time in times if time is not None)
-            stands = known[len(known) * 9 // 10] if known else self.now
+            known = np.sort(times[times != NO_TIME])
+            stands = int(known[len(known) * 9 // 10]) if len(known) else self.now
         return max(self.now + _DAY, stands + _AHEAD)
 
 
@@ -56,9 +68,11 @@ class Predictions:
     """Of the ids, for sampling and joining."""
     units: Hashes
     """Of the units; the ids' where the stream has no unit."""
-    versions: Sequence[str] | None
-    """Version per row, empty where it is not said; None when the stream has no such field."""
-    models: Sequence[str] | None
+    lines: Integers
+    """Where each row was: its line or row in the file, or its offset."""
+    versions: Column | None
+    """Category per row, none where it is not said; None when the stream has no such field."""
+    models: Column | None
     failed: Bools
     latency_ms: Floats
     """NaN where unknown."""
@@ -76,6 +90,8 @@ class Labels:
 
     hashes: Hashes
     label: Column
+    lines: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    """Where each was, as read; not kept afterwards."""
 
     @property
     def count(self) -> int:
@@ -83,32 +99,37 @@ class Labels:
         return len(self.hashes)
 
 
-def predictions(raw: Raw, plan: StreamPlan, clock: Clock) -> tuple[Predictions, list[Malformed]]:
+def predictions(raw: Raw, plan: StreamPlan, clock: RowClock) -> tuple[Predictions, list[Malformed]]:
     """The usable rows of `raw`, which has the id and time columns, and the records that are none."""
     f = plan.fields
     columns = protect(raw.columns, plan)
     ids = names(columns[f.id])
-    times = moments(columns[f.time]) if f.time else [clock.landed] * raw.count
-    faults = _faults(ids, times, plan, clock.limit(times) if f.time else clock.landed)
-    good = np.array([fault is None for fault in faults], dtype=np.bool_)
-    malformed = [
-        Malformed(raw.lines[row], fault, _record(columns, row)) for row, fault in enumerate(faults) if fault is not None
-    ]
-    kept = [identity for identity, fault in zip(ids, faults, strict=True) if fault is None and identity is not None]
+    landed = np.broadcast_to(np.asarray(clock.landed, dtype=np.int64), raw.count)
+    times = moments(columns[f.time]) if f.time else landed
+    faults = _faults(ids, times, plan, clock.limit(times) if f.time else landed)
+    malformed = [Malformed(raw.lines[row], fault, _record(columns, row)) for row, fault in faults.items()]
+    good = np.ones(raw.count, np.bool_)
+    good[list(faults)] = False
+    everything = not faults
+    kept = [name for row, name in enumerate(ids) if name is not None and row not in faults] if faults else ids
     rows = len(kept)
-    hashes = join_hashes(kept)
-    stamps = np.array([time for time, fault in zip(times, faults, strict=True) if fault is None], dtype=np.int64)
-    batch = Batch(_records(columns, raw, plan).take(good), kept, np.arange(rows, dtype=np.int64), stamps)
-    unit_names = _named(columns, f.unit, good)
+    records = _records(columns, raw, plan)
+    hashes = text_hashes(kept)  # type: ignore[arg-type]
+    batch = Batch(
+        records if everything else records.take(good), kept, np.arange(rows, dtype=np.int64), times[good], hashes,  # type: ignore[arg-type]
+    )  # fmt: skip
+    joining = drawn(hashes, _USE)
+    unit_names = _texts(columns, f.unit, good)
     return Predictions(
         batch=batch,
-        hashes=hashes,
-        units=hashes if unit_names is None else join_hashes([n or i for n, i in zip(unit_names, kept, strict=True)]),
+        hashes=joining,
+        units=joining
+        if unit_names is None
+        else join_hashes([n or i or "" for n, i in zip(unit_names, kept, strict=True)]),
+        lines=np.asarray(raw.lines, dtype=np.int64)[good],
         versions=_named(columns, f.version, good),
         models=_named(columns, f.model, good),
-        failed=np.array(flags(columns[f.error]), dtype=np.bool_)[good]
-        if f.error in columns
-        else np.zeros(rows, np.bool_),
+        failed=flags(columns[f.error])[good] if f.error in columns else np.zeros(rows, np.bool_),
         latency_ms=_latency(columns, f.latency_ms, raw)[good],
         segments={name: _segment(columns, name, raw).take(good) for name in plan.segments},
     ), malformed
@@ -132,7 +153,7 @@ def labels(raw: Raw, plan: StreamPlan) -> tuple[Labels, list[Malformed]]:
     ]
     good = label.usable & np.array([name is not None for name in ids], dtype=np.bool_)
     hashes = join_hashes([name for name, use in zip(ids, good.tolist(), strict=True) if use and name is not None])
-    return Labels(hashes, label.take(good)), malformed
+    return Labels(hashes, label.take(good), np.asarray(raw.lines, dtype=np.int64)[good]), malformed
 
 
 def reference_records(raw: Raw, plan: StreamPlan) -> Records:
@@ -141,12 +162,8 @@ def reference_records(raw: Raw, plan: StreamPlan) -> Records:
 
 
 def join_hashes(ids: Sequence[str]) -> Hashes:
-    """64 bits per id, of which the share of the range is `unit_hash("join", id)`."""
-    blake, size = hashlib.blake2b, 8
-    digests = b"".join(
-        [blake(name.encode("utf-8", "surrogatepass"), digest_size=size, key=JOIN_SALT).digest() for name in ids]
-    )
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+    """64 bits per id; their share of the range is held against the `join_rate`."""
+    return drawn(text_hashes(ids), _USE)
 
 
 def _records(columns: dict[str, Any], raw: Raw, plan: StreamPlan) -> Records:
@@ -183,27 +200,33 @@ def _latency(columns: dict[str, Any], field: str | None, raw: Raw) -> Floats:
     return values
 
 
-def _named(columns: dict[str, Any], field: str | None, good: Bools) -> list[str] | None:
-    if field is None:
+def _named(columns: dict[str, Any], field_name: str | None, good: Bools) -> Column | None:
+    if field_name is None:
         return None
-    if field not in columns:
+    if field_name not in columns:
+        return coded(np.full(int(good.sum()), -1), ())
+    column = named(columns[field_name])
+    return column if good.all() else column.take(good)
+
+
+def _texts(columns: dict[str, Any], field_name: str | None, good: Bools) -> list[str] | None:
+    if field_name is None:
+        return None
+    if field_name not in columns:
         return [""] * int(good.sum())
-    return [name or "" for name, use in zip(names(columns[field]), good.tolist(), strict=True) if use]
+    return [name or "" for name, use in zip(names(columns[field_name]), good.tolist(), strict=True) if use]
 
 
-def _faults(ids: Sequence[str | None], times: Sequence[int | None], plan: StreamPlan, latest: int) -> list[str | None]:
-    """Per record why it is malformed, None when it is not."""
-    faults: list[str | None] = []
-    for name, time in zip(ids, times, strict=True):
-        if name is None:
-            faults.append(f"no id in {plan.fields.id}")
-        elif time is None:
-            faults.append(f"no time in {plan.fields.time}; expected ISO 8601 or a number of seconds or ms since 1970")
-        elif time > latest:
-            faults.append(f"the time in {plan.fields.time} lies too far in the future")
-        else:
-            faults.append(None)
-    return faults
+def _faults(ids: Sequence[str | None], times: Integers, plan: StreamPlan, latest: int | Integers) -> dict[int, str]:
+    """Of each malformed record why it is that, by row."""
+    faults: dict[int, str] = {}
+    for row in np.flatnonzero(times > latest).tolist():
+        faults[row] = f"the time in {plan.fields.time} lies too far in the future"
+    for row in np.flatnonzero(times == NO_TIME).tolist():
+        faults[row] = f"no time in {plan.fields.time}; expected ISO 8601 or a number of seconds or ms since 1970"
+    if None in ids:
+        faults |= {row: f"no id in {plan.fields.id}" for row, name in enumerate(ids) if name is None}
+    return dict(sorted(faults.items()))
 
 
 def _record(columns: dict[str, Any], row: int) -> dict[str, Any]:

@@ -8,20 +8,23 @@ units that the champion has long known count again, beside those of the newcomer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from daemon.core.columns import Bools, Floats
+from daemon.core.columns import Bools, Floats, Integers
 from daemon.core.events import LATENCY_EDGES_MS
+from daemon.core.hashes import Hashes
+from daemon.core.histograms import added
 from daemon.core.losses import losses
-from daemon.core.panes import output_counts
+from daemon.core.panes import output_codes
 from daemon.core.reference import Reference
 from daemon.monitors.join import Match
 from daemon.monitors.journal import Journal
 from daemon.monitors.packing import pack, unpack
-from daemon.monitors.rows import Hashes, Predictions
+from daemon.monitors.rows import Predictions
 from daemon.monitors.units import UnitSet
 from daemon.monitors.values import instant
 
@@ -33,6 +36,100 @@ UNKNOWN = "unknown"
 """The arm of rows that do not say their version."""
 OTHERS = "others"
 """The arm of the versions with the fewest rows of a block, when there are too many."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """The units that an arm saw, each once. Arrays of equal length."""
+
+    hashes: Hashes
+    failed: Bools
+    """Any of its requests failed."""
+    slowest: Floats
+    """Its slowest answer in ms; -inf where none is known."""
+    codes: Integers
+    """The output bin of its first request; -1 for none."""
+    firsts: Integers
+    """Where its first request was: a row of the block, or a position in the stream."""
+
+    @classmethod
+    def of(cls, rows: Predictions, at: Integers, reference: Reference) -> Units:
+        """The units of the rows `at`."""
+        units, first, inverse = np.unique(rows.units[at], return_index=True, return_inverse=True)
+        slowest = np.full(len(units), -np.inf)
+        np.fmax.at(slowest, inverse, rows.latency_ms[at])
+        records, chosen = rows.batch.records, at[first]
+        score = records.score and records.score.take(chosen)
+        prediction = records.prediction and records.prediction.take(chosen)
+        codes = output_codes(reference, score, prediction)
+        return cls(
+            hashes=units,
+            failed=np.bincount(inverse, weights=rows.failed[at], minlength=len(units)) > 0,
+            slowest=slowest,
+            codes=np.full(len(units), -1, np.int64) if codes is None else codes,
+            firsts=chosen,
+        )
+
+    def joined(self, other: Units) -> Units:
+        """Both together; of a unit that is in both, the first request is the one with the smaller place."""
+        if not len(self.hashes) or not len(other.hashes):
+            return self if len(self.hashes) else other
+        hashes = np.concatenate([self.hashes, other.hashes])
+        firsts = np.concatenate([self.firsts, other.firsts])
+        order = np.lexsort((firsts, hashes))
+        units, first, inverse = np.unique(hashes[order], return_index=True, return_inverse=True)
+        slowest = np.full(len(units), -np.inf)
+        np.fmax.at(slowest, inverse, np.concatenate([self.slowest, other.slowest])[order])
+        failed = np.bincount(inverse, weights=np.concatenate([self.failed, other.failed])[order]) > 0
+        chosen = order[first]
+        return Units(units, failed, slowest, np.concatenate([self.codes, other.codes])[chosen], firsts[chosen])
+
+    def take(self, index: Bools) -> Units:
+        """Some of them."""
+        return Units(self.hashes[index], self.failed[index], self.slowest[index], self.codes[index], self.firsts[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What an arm saw in a block or slice."""
+
+    requests: int
+    errors: int
+    start: int
+    """Earliest and latest event time."""
+    end: int
+    bins: int
+    """Output bins of the reference; 0 without."""
+    units: Units | None
+    """None when each request is a unit of its own: then the sums are all that is needed."""
+    latency: tuple[int, ...] = ()
+    """Requests by latency, and by output bin; only without units."""
+    scores: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Predictions, at: Integers, reference: Reference, with_units: bool) -> Seen:
+        """What the rows `at`, at least one, amount to."""
+        times = rows.batch.times[at]
+        records = rows.batch.records
+        output = records.score if reference.output == "score" else records.prediction
+        bins = 0 if reference.outputs is None or output is None else len(reference.outputs.counts)
+        common = (len(at), int(rows.failed[at].sum()), int(times.min()), int(times.max()), bins)
+        if with_units:
+            return cls(*common, Units.of(rows, at, reference))
+        codes = output_codes(
+            reference, records.score and records.score.take(at), records.prediction and records.prediction.take(at)
+        )
+        return cls(*common, None, tuple(_latency_counts(rows.latency_ms[at])), _score_counts(codes, bins))
+
+    def joined(self, other: Seen) -> Seen:
+        """Both together; scores in other bins are left out."""
+        units = self.units.joined(other.units) if self.units and other.units else self.units or other.units
+        same = self.bins == other.bins
+        return Seen(
+            self.requests + other.requests, self.errors + other.errors,
+            min(self.start, other.start), max(self.end, other.end), self.bins if same else 0, units,
+            tuple(added(self.latency, other.latency)), tuple(added(self.scores, other.scores)) if same else (),
+        )  # fmt: skip
 
 
 class Traffic:
@@ -63,7 +160,7 @@ class Traffic:
             )
             self._arms[arm] = UnitSet(runs)
 
-    def observe(self, rows: Predictions, versions: list[str], chosen: Bools, reference: Reference) -> Bools:
+    def observe(self, rows: Predictions, versions: Sequence[str], chosen: Bools, reference: Reference) -> Bools:
         """Count the chosen rows; which rows of the block were the first of their unit on their arm."""
         counted = np.zeros(rows.count, np.bool_)
         arms = _few([version or UNKNOWN for version in versions])
@@ -71,14 +168,17 @@ class Traffic:
             arm: np.flatnonzero(chosen & np.array([name == arm for name in arms], np.bool_))
             for arm in dict.fromkeys(arm for arm, use in zip(arms, chosen.tolist(), strict=True) if use)
         }
-        for arm, at in rows_of.items():  # before any is counted: a newcomer makes all of the block's arms start over
-            self._arrived(arm, int(rows.batch.times[at].max()))
-        for arm, at in rows_of.items():
-            counted[self._arm(arm, rows, at, reference)] = True
-        if chosen.any():
-            times = rows.batch.times[chosen]
-            self._times += [int(times.min()), int(times.max())]
+        seen = {arm: Seen.of(rows, at, reference, with_units=True) for arm, at in rows_of.items()}
+        for firsts in self.add(seen):
+            counted[firsts] = True
         return counted
+
+    def add(self, seen: Mapping[str, Seen]) -> list[Integers]:
+        """Count what a block or slice brought, by arm; where the first requests of fresh units were, per arm with units."""
+        for arm, one in seen.items():  # before any is counted: a newcomer makes all of the block's arms start over
+            self._arrived(arm, one.end)
+            self._times += [one.start, one.end]
+        return [self._count(arm, one) for arm, one in seen.items()]
 
     def labelled(self, match: Match, reference: Reference) -> None:
         """Count the labels that came for this model's first requests."""
@@ -108,30 +208,27 @@ class Traffic:
             "arms": arms,
         }
 
-    def _arm(self, arm: str, rows: Predictions, at: Any, reference: Reference) -> Any:
-        """Count one arm's rows `at`; the rows that were the first of their unit."""
-        units, first, inverse = np.unique(rows.units[at], return_index=True, return_inverse=True)
-        fresh = self._remember(arm, units)
-        failed = np.bincount(inverse, weights=rows.failed[at], minlength=len(units))[fresh] > 0
+    def _count(self, arm: str, seen: Seen) -> Integers:
+        """Count one arm's requests; where the first requests of its fresh units were."""
         counts = self._counts(arm)
-        counts["requests"] += len(at)
-        counts["errors"] += int(rows.failed[at].sum())
-        counts["units"] += int(fresh.sum())
-        counts["failed_units"] += int(failed.sum())
+        counts["requests"] += seen.requests
+        counts["errors"] += seen.errors
+        if seen.units is None:
+            counts["units"] += seen.requests
+            counts["failed_units"] += seen.errors
+            latency, scores, firsts = list(seen.latency), seen.scores, np.empty(0, np.int64)
+        else:
+            fresh = seen.units.take(self._remember(arm, seen.units.hashes))
+            counts["units"] += len(fresh.hashes)
+            counts["failed_units"] += int(fresh.failed.sum())
+            latency, scores, firsts = (
+                _latency_counts(fresh.slowest), _score_counts(fresh.codes, seen.bins), np.sort(fresh.firsts),
+            )  # fmt: skip
         if self._latency:
-            slowest = np.full(len(units), -np.inf)
-            np.fmax.at(slowest, inverse, rows.latency_ms[at])
-            _add(counts, "latency", _latency_counts(slowest[fresh]))
-        chosen = np.sort(at[first[fresh]])
-        records = rows.batch.records
-        score, prediction = (
-            records.score and records.score.take(chosen),
-            records.prediction and records.prediction.take(chosen),
-        )
-        bins = output_counts(reference, score, prediction)
-        if bins:
-            _add(counts, "scores", list(bins))
-        return chosen
+            _add(counts, "latency", latency)
+        if scores:
+            _add(counts, "scores", list(scores))
+        return firsts
 
     def _remember(self, arm: str, units: Hashes) -> Bools:
         """Which of the units are new on the arm; from now on they are known."""
@@ -200,10 +297,14 @@ def match_losses(match: Match, reference: Reference) -> Floats:
 
 
 def _latency_counts(slowest: Floats) -> list[int]:
-    known = slowest[np.isfinite(slowest)]
+    known = slowest[np.isfinite(slowest)]  # NaN is no latency
     buckets = np.searchsorted(np.asarray(LATENCY_EDGES_MS), known, side="left")
     counts: list[int] = np.bincount(buckets, minlength=len(LATENCY_EDGES_MS) + 1).tolist()
     return counts
+
+
+def _score_counts(codes: Integers | None, bins: int) -> tuple[int, ...]:
+    return () if codes is None or not bins else tuple(np.bincount(codes[codes >= 0], minlength=bins).tolist())
 
 
 def _add(counts: dict[str, Any], name: str, more: list[int]) -> None:

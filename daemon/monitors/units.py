@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from daemon.core.columns import Bools
-from daemon.monitors.rows import Hashes
+from daemon.core.hashes import Hashes
 
 RUN = 16_384
 RUNS = 64

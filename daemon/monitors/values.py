@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from daemon.core.columns import Column, FeatureKind, column
+from daemon.core.columns import Bools, Column, FeatureKind, Integers, coded, column
+from daemon.monitors.arrow import NO_TIME, arrow_column, arrow_moments, arrow_texts, is_arrow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -26,6 +27,10 @@ _CLASSES = {"True": "1", "False": "0", "true": "1", "false": "0"}
 
 def typed(kind: FeatureKind, raw: Any, text: bool) -> Column:
     """A raw column of any format as a column of the kind; `text`: its format knows nothing but text (CSV)."""
+    if is_arrow(raw):
+        made = arrow_column(kind, raw)
+        if made is not None:
+            return made
     values = plain(raw, kind == "number")
     if text and kind == "category":
         # pandas writes whole numbers of a column with gaps as 1.0; JSON and Parquet bring them as numbers.
@@ -39,6 +44,8 @@ def typed(kind: FeatureKind, raw: Any, text: bool) -> Column:
 def classes(raw: Any, text: bool) -> Column:
     """A raw column of predicted or true classes; booleans, also written out, are the classes `1` and `0`."""
     result = typed("category", raw, text)
+    if result.coded is not None:
+        return coded(result.coded.codes, [_CLASSES.get(name, name) for name in result.coded.levels])
     for name, digit in _CLASSES.items():
         result.values[result.values == name] = digit
     return result
@@ -46,7 +53,7 @@ def classes(raw: Any, text: bool) -> Column:
 
 def plain(raw: Any, number: bool = False) -> Any:
     """A raw column as a list of Python values, or (`number`) an arrow array of floats or integers as float64."""
-    if not hasattr(raw, "to_pylist"):
+    if not is_arrow(raw):
         return raw
     if number and str(raw.type).startswith(("int", "uint", "float", "double", "half")):
         return np.asarray(raw.to_numpy(), dtype=np.float64)
@@ -58,12 +65,30 @@ def plain(raw: Any, number: bool = False) -> Any:
 
 def names(raw: Any) -> list[str | None]:
     """A raw column of ids, units or versions as text; None where there is none or it is no scalar."""
+    found = arrow_texts(raw) if is_arrow(raw) else None
+    if found is not None:
+        return [name or None for name in found] if "" in found else found
     return [_name(value) for value in plain(raw)]
 
 
-def moments(raw: Any) -> list[int | None]:
-    """A raw column of times as microseconds since 1970 UTC; None where there is no time."""
-    return [moment(value) for value in plain(raw)]
+def named(raw: Any) -> Column:
+    """A raw column of versions or models as categories, spelt as `names` spells them."""
+    array = arrow_column("category", raw) if is_arrow(raw) and str(raw.type).startswith("string") else None
+    if array is not None:
+        return array
+    found = names(raw)
+    levels = list(dict.fromkeys(found))
+    index = {name: number for number, name in enumerate(levels)}
+    return coded(np.fromiter((index[name] for name in found), np.int64, len(found)), levels)
+
+
+def moments(raw: Any) -> Integers:
+    """A raw column of times as microseconds since 1970 UTC; NO_TIME where there is no time."""
+    found = arrow_moments(raw) if is_arrow(raw) else None
+    if found is not None:
+        return found
+    values = (moment(value) for value in plain(raw))
+    return np.array([NO_TIME if value is None else value for value in values], dtype=np.int64)
 
 
 def moment(value: Any) -> int | None:
@@ -93,9 +118,11 @@ def micros(value: datetime) -> int:
     return _micros(value)
 
 
-def flags(raw: Any) -> list[bool]:
+def flags(raw: Any) -> Bools:
     """A raw column of errors: set means failed. Empty, null, false, 0 and their spellings are not set."""
-    return [_is_set(value) for value in plain(raw)]
+    if is_arrow(raw) and raw.null_count == len(raw):
+        return np.zeros(len(raw), np.bool_)
+    return np.array([_is_set(value) for value in plain(raw)], dtype=np.bool_)
 
 
 def _is_set(value: Any) -> bool:

@@ -15,7 +15,7 @@ import orjson
 
 from daemon.core.columns import Batch, Integers
 from daemon.core.events import Event
-from daemon.core.panes import SAMPLE_ROWS, Pane, empty, from_bytes, observe, to_bytes
+from daemon.core.panes import SAMPLE_ROWS, Pane, empty, from_bytes, merge, observe, to_bytes
 from daemon.core.performance import Cusum, Losses
 from daemon.monitors.journal import Journal
 from daemon.monitors.measure import HISTOGRAM, SampleScores, Span, Subject, performance_event, window_events
@@ -38,18 +38,32 @@ class Pending:
     lost: int = 0
     """Those of them whose label can no longer come."""
     losses: Losses = field(default_factory=Losses)
+    until: int = 0
+    """Event time (µs) up to which slices had come when it closed."""
 
     def to_json(self) -> list[Any]:
         """For the store."""
         losses, s = self.losses, self.span
         span = s and [s.first, s.last, s.start, s.end, s.rows, s.closed_by, s.late]
-        return [self.no, span, self.eligible, self.lost, losses.rows, str(losses.total), str(losses.squares)]
+        return [
+            self.no, span, self.eligible, self.lost, losses.rows, str(losses.total), str(losses.squares),
+            self.until,
+        ]  # fmt: skip
 
     @classmethod
     def from_json(cls, stored: list[Any]) -> Pending:
         """From the store."""
-        no, span, eligible, lost, rows, total, squares = stored
-        return cls(no, span and Span(*span), eligible, lost, Losses(rows, int(total), int(squares)))
+        no, span, eligible, lost, rows, total, squares, until = stored
+        return cls(no, span and Span(*span), eligible, lost, Losses(rows, int(total), int(squares)), until)
+
+
+@dataclass(frozen=True, slots=True)
+class PaneSlice:
+    """All rows of a track whose event time is in [start, end) (µs), summed."""
+
+    start: int
+    end: int
+    pane: Pane
 
 
 class Track:
@@ -67,6 +81,8 @@ class Track:
         """With time windows: the event time from which rows belong to the open window (µs)."""
         self._until: int | None = None
         self._late = 0
+        self._now = 0
+        """Event time (µs) up to which slices have come; 0 where rows come one by one."""
         self._ring: dict[int, Pane] = {}
         self._pending: dict[int, Pending] = {}
         self._cusum = Cusum()
@@ -128,6 +144,38 @@ class Track:
             return self._by_rows(batch, self._subject.monitor.window.rows or 1, samples)
         return self._by_time(batch, round(every.total_seconds() * 1e6), samples)
 
+    def add_slice(self, slice_: PaneSlice, samples: SampleScores) -> tuple[int, list[Event]]:
+        """Take in a slice's rows, already summed; the number of the window that they went into, and what closed.
+
+        A window of so many rows closes with the first slice that fills it; one of event time takes the slices that begin
+        in it.
+        """
+        every, size = self._subject.monitor.window.every, self._subject.monitor.window.rows or 1
+        events: list[Event] = []
+        if every is not None:
+            events += self._reach(slice_.start, samples)
+            micros = round(every.total_seconds() * 1e6)
+            if self._until is None or self._until <= slice_.start:  # nothing yet, or too little: it goes on
+                self._until = (slice_.start // micros + 1) * micros
+            self._floor = slice_.start if self._floor is None else self._floor
+        self._now = slice_.end
+        number = self._merge(slice_.pane)
+        if every is not None:
+            events += self._reach(slice_.end, samples)
+        elif self._pane.rows >= size:
+            events += self.close("rows", samples)
+        return number, events
+
+    def reach(self, time: int, samples: SampleScores) -> list[Event]:
+        """All slices up to `time` (µs) have come: what closed."""
+        self._now = time
+        return [] if self._subject.monitor.window.every is None else self._reach(time, samples)
+
+    def late(self, rows: int) -> None:
+        """So many rows came too late for their window."""
+        self._late += rows
+        self._touch()
+
     def close(self, why: str, samples: SampleScores) -> list[Event]:
         """Close the open window; nothing happens when it has no rows."""
         pane = self._pane
@@ -139,6 +187,7 @@ class Track:
         self._keep(pane, monitor.trailing if monitor.reference == "trailing" else 0)
         if self._labelled:
             self._pending[self._no].span = span
+            self._pending[self._no].until = self._now
         self._pane = self._empty()
         self._no, self._late = -1, 0
         if self._until is not None:
@@ -165,12 +214,17 @@ class Track:
             self._pending[no].lost += rows
             self._touch()
 
-    def measured(self, overdue: int, version: str) -> list[Event]:
-        """performance.measured of the windows whose labels have come, or that ended before `overdue` (µs), in order."""
+    def measured(self, overdue: int, version: str, reached: int | None = None) -> list[Event]:
+        """performance.measured of the windows whose labels have come, or that ended before `overdue` (µs), in order.
+
+        `reached`: the event time up to which labels were joined; windows that closed behind it are not looked at yet.
+        """
         events: list[Event] = []
         for no in sorted(self._pending):
             pending = self._pending[no]
-            if pending.span is None or not self._is_ready(pending, overdue):
+            if pending.span is None or (reached is not None and pending.until > reached):
+                break
+            if not self._is_ready(pending, overdue):
                 break
             subject, losses = self._subject, pending.losses
             event, self._cusum = performance_event(
@@ -236,11 +290,21 @@ class Track:
 
     def _observe(self, batch: Batch) -> int:
         """Put rows into the open pane; its number."""
+        return self._merge(observe(self._empty(), self._subject.held.reference, batch))
+
+    def _reach(self, time: int, samples: SampleScores) -> list[Event]:
+        """Close a window of event time that is over, unless it is too small and goes on."""
+        if self._until is None or self._until > time or self._pane.rows < self._subject.monitor.window.min_rows:
+            return []
+        return self.close("time", samples)
+
+    def _merge(self, pane: Pane) -> int:
+        """Put summed rows into the open pane; its number."""
         if self._no < 0:
             self._no = self._numbers()
             if self._labelled:
                 self._pending[self._no] = Pending(self._no)
-        self._pane = observe(self._pane, self._subject.held.reference, batch)
+        self._pane = merge(self._pane, pane)
         self._touch()
         return self._no
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from daemon.core.columns import Batch, FeatureKind, Records, column
 from daemon.core.errors import BadInput
-from daemon.core.panes import Counts, Pane, empty, from_bytes, merge, merge_all, observe, output_counts, to_bytes
+from daemon.core.panes import Counts, Pane, empty, from_bytes, merge, merge_all, observe, output_codes, to_bytes
 from daemon.core.reference import Reference, build_reference
 
 KINDS: dict[str, FeatureKind] = {"amount": "number", "plan": "category"}
@@ -151,14 +151,14 @@ def test_bytes_that_are_no_pane_are_bad_input(raw: bytes) -> None:
         from_bytes(raw)
 
 
-def test_output_counts_fit_the_bins_of_the_reference() -> None:
+def test_output_codes_are_bins_of_the_reference() -> None:
     """traffic.measured counts units in the 20 output bins; without scores there is nothing to count."""
     known = reference()
     assert known.outputs is not None
-    counts = output_counts(known, column("number", [0.0, 1.0, None]), None)
-    assert len(known.outputs.counts) == len(counts)
-    assert (counts[0], counts[-1], sum(counts)) == (1, 1, 2)
-    assert output_counts(known, None, column("category", ["1"])) == ()
+    codes = output_codes(known, column("number", [0.0, 1.0, None]), None)
+    assert codes is not None
+    assert [0, len(known.outputs.counts) - 1, -1] == codes.tolist()
+    assert output_codes(known, None, column("category", ["1"])) is None
 
 
 def test_counts_add_up() -> None:
