@@ -6,6 +6,7 @@ settle what was left open, and only then the sources that bring something new. N
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -313,6 +314,17 @@ def _health(source: Source) -> dict[str, Any]:
     }
 
 
+def settle_garbage() -> None:
+    """What is there by now stays, and the collector need not look through it again: that took 50 ms, with all else waiting.
+
+    What comes later is mostly freed without it, so it comes less often than usual.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
+
+
 def run(config: Config, on_point: OnPoint = no_point) -> int:
     """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code."""
     start_logging()
@@ -321,6 +333,7 @@ def run(config: Config, on_point: OnPoint = no_point) -> int:
         signal.signal(number, lambda _number, _frame: app.stop.set())
     try:
         app.start()
+        settle_garbage()
         return app.wait()
     finally:
         app.close()

@@ -72,6 +72,7 @@ class _Committed:
 
     ledger: Ledger
     results: list[Any]
+    """Of the first items; the others are still to be done."""
     claimed: list[Claimed]
     timers_due: datetime | None
     calls_due: datetime | None
@@ -305,7 +306,7 @@ class Writer:
         done = False
         try:
             while (items := self._gather()) is not None:
-                self._group([item for item in items if item.future.set_running_or_notify_cancel()])
+                self._group([item for item in items if _is_wanted(item)])
             done = True
         except DaemonError as error:
             self._failure = error
@@ -318,7 +319,7 @@ class Writer:
                 waiting = [*self._urgent, *self._queue]
                 self._condition.notify_all()
             for item in waiting:
-                if item.future.set_running_or_notify_cancel():
+                if _is_wanted(item):
                     item.future.set_exception(StoreError(f"the writer has stopped: {self._failure}"))
 
     def _group(self, items: list[_Item]) -> None:
@@ -366,7 +367,7 @@ class Writer:
         with self._store.transaction(self._epoch) as session:
             ledger = Ledger(session, self._standing, self._rules, self._now())
             ledger.begin, ledger.handle = self._running.begin, self._running.handle
-            results = [item.work(ledger) for item in items]
+            results = self._results(ledger, items)
             claimed: list[Claimed] = []
             if ledger.rules is not None:
                 ledger.due_timers(TIMERS)
@@ -381,6 +382,15 @@ class Writer:
             timers_due=None if timer is None else moment(timer),
             calls_due=None if call is None else moment(call),
         )
+
+    def _results(self, ledger: Ledger, items: list[_Item]) -> list[Any]:
+        """What came of the items; of the first ones only, when they are a stream's and something urgent waits."""
+        results: list[Any] = []
+        for item in items:
+            if results and self._urgent and not self._brief:
+                break
+            results.append(item.work(ledger))
+        return results
 
     def _conclude(self, committed: _Committed, items: list[_Item]) -> None:
         """It is durable: memory moves, and those who wait are told. Nothing here is ever tried again."""
@@ -398,7 +408,10 @@ class Writer:
             self._on_begun(run, trigger)
         if ledger.ended:
             self._export(ledger.ended)
-        for item, result in zip(items, committed.results, strict=True):
+        done = len(committed.results)
+        with self._condition:
+            self._queue.extendleft(reversed(items[done:]))
+        for item, result in zip(items[:done], committed.results, strict=True):
             item.future.set_result(result)
         self._on_point(Point.RECEIPTED)
         if claimed:
@@ -416,3 +429,8 @@ class Writer:
         except OSError as error:
             self._log.warning("audit.head_not_exported", why=str(error), seq=standing.audit, hash=standing.head)
         self._on_point(Point.HEAD_EXPORTED)
+
+
+def _is_wanted(item: _Item) -> bool:
+    """Somebody still waits for it; one that was put back into the queue is under way already."""
+    return item.future.running() or item.future.set_running_or_notify_cancel()

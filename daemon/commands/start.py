@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import typer
 
 from daemon.app import run
@@ -12,5 +10,4 @@ from daemon.commands.workplace import workplace
 
 def start(context: typer.Context) -> None:
     """Run the daemon here, until SIGTERM, SIGINT or `driftd stop`. Logs are JSON lines on standard error."""
-    gc.enable()
     raise typer.Exit(run(workplace(context, with_secrets=True).config))

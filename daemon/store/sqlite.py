@@ -19,6 +19,7 @@ from typing import Any
 
 from daemon.core.errors import Deposed, StoreBusy, StoreError
 from daemon.store.base import Row, Session
+from daemon.store.folding import Folding
 from daemon.store.statements import migrations, statements
 
 BUSY_MS = 5000
@@ -60,6 +61,7 @@ class SqliteStore:
         with named_errors():
             _migrate(self._writer)
         self._session = Statements(self._writer)
+        self._folding = Folding(self._connect())
 
     def lead(self) -> int:
         """Take the file lock, and the next epoch."""
@@ -71,6 +73,7 @@ class SqliteStore:
                 os.close(lock)
                 raise StoreBusy(f"another driftd leads on {self._path}; stop it first (`driftd status`)") from error
             self._lock_file = lock
+            self._folding.start()
         with named_errors():
             self._writer.execute("BEGIN IMMEDIATE")
             epoch = self._epoch() + 1
@@ -88,6 +91,7 @@ class SqliteStore:
                     raise Deposed(f"epoch {epoch} no longer leads: {self._epoch()} does")
                 yield self._session
                 self._writer.execute("COMMIT")
+                self._folding.committed(self._writer.total_changes)
             except BaseException:
                 # Some errors (a full disk) end the transaction by themselves.
                 if self._writer.in_transaction:
@@ -112,6 +116,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close all connections and let go of the lock."""
+        self._folding.close()
         with self._guard:
             for connection in self._open:
                 connection.close()
@@ -133,8 +138,8 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            # The log is folded back at least every 16 MB, so that it stays in the page cache and bounded on disk.
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+            # The log is folded back at least every 32 MB, so that it stays in the page cache and bounded on disk.
+            connection.execute("PRAGMA wal_autocheckpoint = 8000")
         with self._guard:
             self._open.append(connection)
         return connection

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 import structlog
 
+from daemon.app import settle_garbage
 from daemon.config import Config, load_config
 from daemon.core.calls import Call, Done, Outcome
 from daemon.core.events import Event
@@ -77,6 +78,7 @@ def handler_start() -> Figure:
         writer.start()
         writer.load(RuleSet((_marking(),)), {})
         dispatcher.start()
+        settle_garbage()
         over = threading.Event()
         streams = [threading.Thread(target=_stream, args=(writer, over, name)) for name in ("a", "b")]
         for stream in streams:

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from daemon.core.runs import Moved, Run, RunStep, State
 from daemon.core.verdicts import Clause, Decision, Verdict
 from daemon.store import sqlite
 from daemon.store.base import Store
+from daemon.store.folding import ROWS
 from daemon.store.rows import (
     call_of,
     decision_of,
@@ -154,7 +156,23 @@ def test_reading_from_many_threads_keeps_few_connections(opened: Open) -> None:
         thread.start()
         thread.join()
     assert isinstance(store, SqliteStore)
-    assert len(store._open) == 2
+    assert len(store._open) == 3  # the writer's, the one that folds the log, and one for reading
+
+
+def test_the_log_is_folded_beside_the_writer(opened: Open) -> None:
+    """After many commits the log's pages are in the file, without the writer's own checkpoint, which is switched off here."""
+    store = opened()
+    assert isinstance(store, SqliteStore)
+    epoch = store.lead()
+    store._writer.execute("PRAGMA wal_autocheckpoint = 0")
+    before = store._path.stat().st_size
+    for number in range(2 * ROWS // 100):
+        with store.transaction(epoch) as session:
+            session.many("set_meta", [(f"{number}-{row}", "x" * 200) for row in range(100)])
+    limit = time.monotonic() + 20
+    while store._path.stat().st_size < before + ROWS * 200 and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert store._path.stat().st_size >= before + ROWS * 200
 
 
 # -- leadership

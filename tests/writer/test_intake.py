@@ -119,6 +119,37 @@ def together(world: World, *batches: Batch) -> list[Any]:
     return answers
 
 
+def test_what_is_urgent_ends_a_streams_group_early(world: World) -> None:
+    """A few events that come while a stream's batches are being written go in right after the batch that is under way."""
+    world.open(EACH)
+    order: list[str] = []
+    came, entered = threading.Event(), threading.Event()
+
+    def first(_ledger: Ledger) -> None:
+        entered.set()
+        assert came.wait(PATIENCE)
+        order.append("stream 1")
+
+    blocked, release = threading.Event(), threading.Event()
+
+    def block(_ledger: Ledger) -> None:
+        blocked.set()
+        assert release.wait(PATIENCE)
+
+    put = world.writer._put
+    put(_Item(block, 100), urgent=False)
+    assert blocked.wait(PATIENCE)  # what is put now is gathered into one group
+    put(_Item(first, 100), urgent=False)
+    last = put(_Item(lambda _ledger: order.append("stream 2"), 100), urgent=False)
+    release.set()
+    assert entered.wait(PATIENCE)
+    urgent = put(_Item(lambda _ledger: order.append("urgent"), 1), urgent=True)
+    came.set()
+    urgent.result(PATIENCE)
+    last.result(PATIENCE)
+    assert order == ["stream 1", "urgent", "stream 2"]
+
+
 def test_many_batches_share_a_transaction(world: World) -> None:
     """What has queued up is made durable with one COMMIT, in the order in which it came."""
     commits: list[Point] = []
