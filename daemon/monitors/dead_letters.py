@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,21 @@ class DeadLetters:
                 Problem("record", where, f"this and {rest - 1} more of its records cannot be used{lost}", letter)
             )
         return tuple(named)
+
+    def positions(self, partition: str, malformed: Sequence[Malformed]) -> tuple[Problem, ...]:
+        """Keep the malformed records of a partition, one letter each: how a log is cut into batches is not to be seen."""
+        problems: list[Problem] = []
+        for record in malformed:
+            where = f"{partition}@{record.where}"
+            line = {"record": where, "reason": record.reason, **self._raw(record.raw)}
+            letter, lost = self._write(
+                f"{partition.replace('/', '-')}-{record.where}.json", orjson.dumps(line, default=str)
+            )
+            problems.append(Problem("record", where, record.reason + lost, letter))
+        if len(problems) <= NAMED:
+            return tuple(problems)
+        more = f"this and {len(problems) - NAMED - 1} more of the records behind it cannot be used"
+        return (*problems[:NAMED], replace(problems[NAMED], reason=more))
 
     def file(self, path: str, reason: str) -> Problem:
         """Keep a file that cannot be read as a whole (unless privacy forbids it); the problem to report."""

@@ -191,14 +191,14 @@ class StreamMeasures:
                 for no in set(before) - set(track.awaited()):
                     self._owners.pop(no, None)
 
-    def _account(self, *what: Any) -> None:
-        """The traffic of a block or slice that `what` identifies, and what was counted as lost in it."""
+    def _account(self, time: int, *what: Any) -> None:
+        """The traffic of the block or slice that `what` identifies, at `time` (µs), and what was counted as lost in it."""
         for model, traffic in self._traffic.items():
             data = traffic.measured(self.plan.name)
             if data is not None:
                 identity = content_id("traffic.measured", self.plan.name, model, *what)
                 source = f"stream:{self.plan.name}"
-                self._events.append(Event(identity, source, "traffic.measured", model, instant(self._watermark), data))
+                self._events.append(Event(identity, source, "traffic.measured", model, instant(time), data))
         counters = self._join.counters
         if counters.evicted > self._reported.evicted:
             self._complain(

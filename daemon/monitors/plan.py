@@ -53,6 +53,23 @@ class StreamPlan:
     dead_letters: str
     """Folder for what cannot be used."""
     models: tuple[ModelPlan, ...]
+    kind: Literal["files", "kafka"] = "files"
+    """kafka: `predictions` and `labels` are topics."""
+    format: str = "json"
+    slice: float = 10.0
+    """kafka: event time is cut into slices of so many seconds ..."""
+    lateness: float = 5.0
+    """... which are complete so many seconds behind their end."""
+
+    @property
+    def slice_us(self) -> int:
+        """`slice` in µs."""
+        return round(self.slice * 1e6)
+
+    @property
+    def lateness_us(self) -> int:
+        """`lateness` in µs."""
+        return round(self.lateness * 1e6)
 
     @cached_property
     def kinds(self) -> dict[str, FeatureKind]:
@@ -69,6 +86,14 @@ class StreamPlan:
     def output(self) -> FeatureKind:
         """The kind of predictions and labels."""
         return "number" if self.task == "regression" else "category"
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The fields that are numbers."""
+        f = self.fields
+        roles = [f.score, f.latency_ms, *([f.prediction, f.label] if self.output == "number" else [])]
+        features = [name for name, kind in f.features.items() if kind == "number" and name in self.kinds]
+        return frozenset(role for role in (*roles, *features) if role)
 
     @cached_property
     def segments(self) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def _jsonl(path: Path, fields: Sequence[str], start: int, size: int) -> Iterator
                     numbers.append(number)
                 else:
                     malformed.append(Malformed(number, record, line))
-            yield Raw(skipped, len(batch), _by_field(records, fields), numbers, tuple(malformed), text=False)
+            yield Raw(skipped, len(batch), by_field(records, fields), numbers, tuple(malformed), text=False)
             skipped += len(batch)
 
 
@@ -140,7 +140,8 @@ def _object(line: bytes) -> dict[str, Any] | str:
     return record if isinstance(record, dict) else "not a JSON object"
 
 
-def _by_field(records: list[dict[str, Any]], fields: Sequence[str]) -> dict[str, Any]:
+def by_field(records: list[dict[str, Any]], fields: Sequence[str]) -> dict[str, Any]:
+    """The records' fields as lists, None where one is not there."""
     columns: dict[str, Any] = {}
     for field in fields:
         if "." in field:

@@ -54,7 +54,7 @@ class StreamMonitor(StreamMeasures):
             self._letter(block, malformed)
             self._labelled(came)
             self._measured()
-        self._account(self._step)
+        self._account(self._watermark, self._step)
         self._resume = block.resume
         self._moved((block.raw.read if block.raw else 0) + 1)
 

@@ -84,7 +84,7 @@ class Units:
         chosen = order[first]
         return Units(units, failed, slowest, np.concatenate([self.codes, other.codes])[chosen], firsts[chosen])
 
-    def take(self, index: Bools) -> Units:
+    def take(self, index: Bools | Integers) -> Units:
         """Some of them."""
         return Units(self.hashes[index], self.failed[index], self.slowest[index], self.codes[index], self.firsts[index])
 
@@ -281,6 +281,18 @@ def _few(arms: list[str]) -> list[str]:
         return arms
     kept = {arm for arm, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[: ARMS - 1]}
     return [arm if arm in kept else OTHERS for arm in arms]
+
+
+def few(seen: Mapping[str, Seen]) -> dict[str, Seen]:
+    """What came of each version, by arm: those with the fewest requests put together when there are too many."""
+    named = {version or UNKNOWN: one for version, one in seen.items()}
+    ranked = sorted(named, key=lambda arm: (-named[arm].requests, arm))
+    kept = set(ranked if len(ranked) <= ARMS else ranked[: ARMS - 1])
+    arms: dict[str, Seen] = {}
+    for version, one in named.items():
+        arm = version if version in kept else OTHERS
+        arms[arm] = arms[arm].joined(one) if arm in arms else one
+    return arms
 
 
 def _wrong(match: Match, reference: Reference) -> Bools:

@@ -15,6 +15,7 @@ import orjson
 
 from daemon.core.columns import Batch, Integers
 from daemon.core.events import Event
+from daemon.core.monitors import Monitor
 from daemon.core.panes import SAMPLE_ROWS, Pane, empty, from_bytes, merge, observe, to_bytes
 from daemon.core.performance import Cusum, Losses
 from daemon.monitors.journal import Journal
@@ -144,32 +145,29 @@ class Track:
             return self._by_rows(batch, self._subject.monitor.window.rows or 1, samples)
         return self._by_time(batch, round(every.total_seconds() * 1e6), samples)
 
-    def add_slice(self, slice_: PaneSlice, samples: SampleScores) -> tuple[int, list[Event]]:
-        """Take in a slice's rows, already summed; the number of the window that they went into, and what closed.
+    def add_slice(self, slice_: PaneSlice) -> int:
+        """Take in a slice's rows, already summed; the number of the window that they went into. `reach` closes windows.
 
         A window of so many rows closes with the first slice that fills it; one of event time takes the slices that begin
         in it.
         """
-        every, size = self._subject.monitor.window.every, self._subject.monitor.window.rows or 1
-        events: list[Event] = []
+        every = self._subject.monitor.window.every
         if every is not None:
-            events += self._reach(slice_.start, samples)
             micros = round(every.total_seconds() * 1e6)
             if self._until is None or self._until <= slice_.start:  # nothing yet, or too little: it goes on
                 self._until = (slice_.start // micros + 1) * micros
             self._floor = slice_.start if self._floor is None else self._floor
-        self._now = slice_.end
-        number = self._merge(slice_.pane)
-        if every is not None:
-            events += self._reach(slice_.end, samples)
-        elif self._pane.rows >= size:
-            events += self.close("rows", samples)
-        return number, events
+        return self._merge(slice_.pane)
 
     def reach(self, time: int, samples: SampleScores) -> list[Event]:
-        """All slices up to `time` (µs) have come: what closed."""
+        """All slices up to `time` (µs) have come: close the window if it is full or over."""
         self._now = time
-        return [] if self._subject.monitor.window.every is None else self._reach(time, samples)
+        window = self._subject.monitor.window
+        if window.every is None:
+            return self.close("rows", samples) if self._pane.rows >= (window.rows or 1) else []
+        if self._until is None or self._until > time or self._pane.rows < window.min_rows:
+            return []
+        return self.close("time", samples)
 
     def late(self, rows: int) -> None:
         """So many rows came too late for their window."""
@@ -292,12 +290,6 @@ class Track:
         """Put rows into the open pane; its number."""
         return self._merge(observe(self._empty(), self._subject.held.reference, batch))
 
-    def _reach(self, time: int, samples: SampleScores) -> list[Event]:
-        """Close a window of event time that is over, unless it is too small and goes on."""
-        if self._until is None or self._until > time or self._pane.rows < self._subject.monitor.window.min_rows:
-            return []
-        return self.close("time", samples)
-
     def _merge(self, pane: Pane) -> int:
         """Put summed rows into the open pane; its number."""
         if self._no < 0:
@@ -315,10 +307,8 @@ class Track:
 
     def _empty(self) -> Pane:
         """A pane without rows."""
-        sampled = not self._subject.segment or any(
-            name not in HISTOGRAM for name in self._subject.monitor.methods.values()
-        )
-        return empty(self._subject.held.reference, SAMPLE_ROWS if sampled else SEGMENT_SAMPLE)
+        subject = self._subject
+        return empty(subject.held.reference, sample_rows(subject.monitor, bool(subject.segment)))
 
     def _keep(self, pane: Pane, trailing: int) -> None:
         self._ring[self._no] = pane
@@ -346,3 +336,9 @@ class Track:
             "pending": [self._pending[no].to_json() for no in sorted(self._pending)],
             "cusum": self._cusum.to_json(),
         })  # fmt: skip
+
+
+def sample_rows(monitor: Monitor, segment: bool) -> int:
+    """How many rows a pane of the monitor keeps raw."""
+    sampled = not segment or any(name not in HISTOGRAM for name in monitor.methods.values())
+    return SAMPLE_ROWS if sampled else SEGMENT_SAMPLE
