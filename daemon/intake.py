@@ -69,7 +69,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The batch is durable. `seqs` are the events' places, in order; `fresh` says which were not known before."""
+    """The batch is durable. `seqs` are the events' places, in order; `fresh` says which were not known before.
+
+    Place 0: this one cannot be stored (its name is no text that UTF-8 holds), and is a problem instead.
+    """
 
     seqs: tuple[int, ...]
     fresh: tuple[bool, ...]

@@ -12,7 +12,7 @@ and the stored admissions, meets the same memory at each of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ from daemon.core.audit import GENESIS, hash_of
 from daemon.core.canonical import canonical, content_id, digest
 from daemon.core.decisions import decide, world_after
 from daemon.core.errors import Fenced
-from daemon.core.events import CATALOGUE, Event, Recorded, clean
+from daemon.core.events import CATALOGUE, Event, Recorded, clean, legible, unstorable
 from daemon.core.memory import Memory
 from daemon.core.problems import Problem
 from daemon.core.rules import RuleSet
@@ -118,11 +118,19 @@ class Ledger:
         return self.record(batch.events)
 
     def record(self, events: tuple[Event, ...]) -> Receipt:
-        """Store events and decide them, in order. One that is known already keeps its place and is not decided again."""
+        """Store events and decide them, in order. One that is known already keeps its place and is not decided again;
+        one that cannot be stored becomes a problem, and has the place 0.
+        """
         seqs: list[int] = []
         fresh: list[bool] = []
-        stored = self._stored(events)
-        for event in events:
+        refused = {number: why for number, event in enumerate(events) if (why := unstorable(event))}
+        stored = self._stored([event for number, event in enumerate(events) if number not in refused])
+        for number, event in enumerate(events):
+            if number in refused:
+                self.problem(Problem("event", event.source, refused[number]))
+                seqs.append(0)
+                fresh.append(False)
+                continue
             name = event.source, event.id
             known = self._fresh.get(name) or stored.get(name)
             if known is None:
@@ -133,7 +141,7 @@ class Ledger:
             seqs.append(known)
         return Receipt(tuple(seqs), tuple(fresh))
 
-    def _stored(self, events: tuple[Event, ...]) -> dict[tuple[str, str], int]:
+    def _stored(self, events: Iterable[Event]) -> dict[tuple[str, str], int]:
         """The places of those events that were stored before this transaction."""
         ids: dict[str, list[str]] = {}
         for event in events:
@@ -152,12 +160,11 @@ class Ledger:
 
     def problem(self, problem: Problem) -> None:
         """Store a problem, or count it up; a new one is also an event that rules can listen to."""
-        name = content_id("problem", problem.kind, problem.where, problem.reason)
+        where, reason, letter = legible(problem.where), legible(problem.reason), legible(problem.dead_letter)
+        name = content_id("problem", problem.kind, where, reason)
         micro = micros(self.now)
-        self.session.run(
-            "put_problem", name, problem.kind, problem.where, problem.reason, problem.dead_letter, micro, micro
-        )
-        data = {"kind": problem.kind, "where": problem.where, "reason": problem.reason}
+        self.session.run("put_problem", name, problem.kind, where, reason, letter, micro, micro)
+        data = {"kind": problem.kind, "where": where, "reason": reason}
         self.follow(Event(name, "driftd:problems", "problem.recorded", problem.kind, self.now, data))
 
     def _new(self, event: Event) -> int:

@@ -380,6 +380,21 @@ def _json(value: Any, path: str, depth: int, unset: dict[str, str]) -> Any:
     return None
 
 
+def unstorable(event: Event) -> str:
+    """Why the event cannot be stored under its name; empty when it can. Its data always can: see `clean`."""
+    for name, text in (("id", event.id), ("source", event.source), ("type", event.type), ("subject", event.subject)):
+        if not text.isascii() and legible(text) != text:
+            return f"an event whose {name} is {legible(text)!r}: half of a surrogate pair cannot be stored"
+    if any(legible(run) != run for run in event.chain):
+        return "an event whose chain has half of a surrogate pair in it, which cannot be stored"
+    return ""
+
+
+def legible(text: str) -> str:
+    """The text as UTF-8 can hold it: lone surrogates (JSON has them, and file names that are no UTF-8) written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _text(value: Any) -> str:
     """A text without lone surrogates, which UTF-8 cannot hold."""
     return str(value).encode("utf-8", "replace").decode()

@@ -204,6 +204,35 @@ def test_data_that_json_cannot_hold_is_kept_as_absent(world: World) -> None:
     assert world.events()[1].recorded.event.data["unset"] == {"drifted_share": "not a finite number"}
 
 
+ODD = "half of \ud800"
+"""A text that JSON can spell (a file name can hold its like) and that cannot be stored."""
+
+
+@pytest.mark.parametrize(
+    "odd", [{"id": ODD}, {"source": ODD}, {"type": ODD}, {"subject": ODD}, {"chain": ("run", ODD)}], ids=str
+)
+def test_an_event_whose_name_cannot_be_stored_costs_that_event_only(world: World, odd: dict[str, Any]) -> None:
+    """It becomes a problem that names it, its neighbours are stored and decided, and its receipt says that it has no place."""
+    world.open(EACH)
+    receipt = world.submit(landed(1), replace(landed(2), **odd), landed(3), cursors=(Cursor("s", 3),))
+    assert (receipt.seqs, receipt.fresh) == ((2, 0, 4), (True, False, True))
+    ((kind, where, reason, *_),) = world.rows("problems", 10)
+    assert (kind, where) == ("event", odd.get("source", landed(2).source).replace("\ud800", "\\ud800"))
+    assert next(iter(odd)) in reason
+    assert len(world.verdicts()) == 2
+    assert world.writer.cursor("s") == 3
+    again = world.submit(replace(landed(2), **odd))
+    assert again.seqs == (0,)
+    assert [row[6] for row in world.rows("problems", 10)] == [2]
+
+
+def test_a_problem_about_an_odd_name_is_stored_with_the_name_written_out(world: World) -> None:
+    """A file name that is no UTF-8 can be the place of a problem, and part of its reason."""
+    world.open(EACH)
+    world.submit(problems=(Problem("file", "/in/\udcff.csv", "\udcff is no text"),))
+    assert [row[1:3] for row in world.rows("problems", 10)] == [("/in/\\udcff.csv", "\\udcff is no text")]
+
+
 def test_before_rules_are_in_force_nothing_is_decided(world: World) -> None:
     """An event that comes before the first load is kept with that reason; the operator's word counts all the same."""
     world.open(None)
