@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 DATA_WHEEL := nannyml==0.13.1
 DATA_SHA256 := cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869
 
-.PHONY: run test check core-tests slow-tests bench crash start setup data lock format clean
+.PHONY: run test check core-tests slow-tests bench crash start setup data broker lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +23,7 @@ help:
 	@echo "make bench  a JSON line per figure (ARGS=NAME: those whose name starts so)"
 	@echo "make crash  kill the daemon at every fault point, all the times"
 
-setup: .venv/done data
+setup: .venv/done data broker
 
 # The lock is complete, so nothing is resolved here: exactly these versions, with exactly these hashes.
 .venv/done: requirements.lock
@@ -43,11 +43,18 @@ data: .cache/data/.done
 	$(PY) -m daemon.story.data .cache/wheels/$(subst ==,-,$(DATA_WHEEL))-py3-none-any.whl $(DATA_SHA256) .cache/data
 	touch $@
 
-run: setup
+# The jars of a Kafka broker, and a Java that runs it; they lie under .cache by the digest of their list.
+broker: .cache/kafka/.done
+.cache/kafka/.done: daemon/story/kafka/jars.sha256 | .venv/done
+	@echo "Fetching the Kafka broker of the tests; the first time takes half a minute"
+	$(PY) -m daemon.story.jars
+	touch $@
+
+run: .venv/done data
 	export DRIFTD_HOME="$${DRIFTD_HOME:-.driftd/story}"
 	$(PY) -m daemon.story $(ARGS)
 
-start: setup
+start: .venv/done data
 	$(PY) -m daemon start $(ARGS)
 
 check: .venv/done

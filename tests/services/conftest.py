@@ -1,0 +1,32 @@
+"""The services that tests need: started once, the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.story.broker import Broker
+from daemon.story.topics import Topics
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker with all its listeners, shared by the session; who stops it starts it again."""
+    with Broker(tmp_path_factory.mktemp("kafka"), secure=True) as one:
+        yield one
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Iterator[Topics]:
+    """The broker's administrator."""
+    with Topics(broker.address) as one:
+        yield one
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest, topics: Topics) -> str:
+    """A topic of one partition of the test's own."""
+    name = str(request.node.name).removeprefix("test_").replace("[", ".").replace("]", "")
+    topics.create(name)
+    return name
