@@ -6,8 +6,11 @@ in `home/audit/heads.jsonl`, in the log (`audit.head`), or with whoever keeps it
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -15,6 +18,9 @@ import orjson
 from daemon.core.audit import AuditRecord, verify
 from daemon.core.errors import AuditBroken
 from daemon.reading import Readable, audit_chain
+
+AGAIN = timedelta(seconds=5)
+"""When a head that could not be exported is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,47 @@ class Verified:
     """Hash of the last record."""
     heads: int
     """Exported heads that it goes through."""
+
+
+class HeadFile:
+    """The file that heads are exported to, for one thread. A head that finds no room there is due again some seconds
+    later, with those that have come meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._runs: tuple[str, ...] = ()
+        self.due: datetime | None = None
+        """When to try again; None: every head is in the file."""
+
+    def export(self, head: Head, now: datetime) -> str:
+        """Add a head; why it could not be added, or nothing."""
+        head = replace(head, runs=self._runs + head.runs)
+        try:
+            _append(self._path, orjson.dumps(asdict(head)) + b"\n")
+        except OSError as error:
+            self._runs, self.due = head.runs, now + AGAIN
+            return str(error)
+        self._runs, self.due = (), None
+        return ""
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line, the whole of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":  # a crash cut the last line off
+            line = b"\n" + line
+        try:
+            if os.write(handle, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
 
 
 def exported_heads(path: Path) -> tuple[tuple[Head, ...], tuple[int, ...]]:

@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 import structlog
 
+from daemon.auditing import Head, HeadFile
 from daemon.claims import Claimed, Claims
 from daemon.core.calls import Outcome
 from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
@@ -49,6 +50,8 @@ QUEUE_BATCHES = 256
 """Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
 """Most due times turned into events in one transaction."""
+LOAD_S = 60.0
+"""How long to wait until a rule set is in force."""
 
 
 OnBegun = Callable[[str, Event], None]
@@ -93,7 +96,7 @@ class Writer:
         self._store = store
         self._running = running
         self._clock = clock
-        self._heads = heads
+        self._heads = HeadFile(heads)
         self._on_point = on_point
         self._on_begun = on_begun
         self._log = structlog.get_logger("writer")
@@ -104,6 +107,7 @@ class Writer:
         self._stopping = False
         self._ended = False
         self._failure: BaseException | None = None
+        self._waiting = ""
         self._claims = Claims()
         self._hand_out: Callable[[list[Claimed]], None] = lambda _claimed: None
         self._epoch = store.lead()
@@ -139,6 +143,11 @@ class Writer:
         return self._failure
 
     @property
+    def waiting(self) -> str:
+        """Why nothing can be stored now (a locked database, a full disk); empty when it can."""
+        return self._waiting
+
+    @property
     def queued(self) -> int:
         """Batches that wait."""
         return len(self._queue) + len(self._urgent)
@@ -160,7 +169,9 @@ class Writer:
         self._thread.join(timeout)
 
     def load(self, rules: RuleSet, files: Mapping[str, str]) -> None:
-        """Put a rule set in force, from the next transaction on, and wait until it is."""
+        """Put a rule set in force, from the next transaction on, and wait until it is. StoreBusy when it is not after a
+        minute: load it again, which does no harm if it comes to be in force after all.
+        """
         self._on_point(Point.RULES_LOADED)
 
         def put(ledger: Ledger) -> None:
@@ -176,7 +187,12 @@ class Writer:
             name = f"{rules.revision}@{self._epoch}.{micros(now)}"
             ledger.record((Event(name, "driftd:rules", "rules.loaded", "", now, data),))
 
-        self._put(_Item(put, 1, forever=True), urgent=True).result(60)
+        future = self._put(_Item(put, 1, forever=True), urgent=True)
+        try:
+            future.result(LOAD_S)
+        except FutureTimeout:
+            future.cancel()
+            raise StoreBusy(f"not in force after {LOAD_S:g} s; load them again") from None
 
     def serve(self, slots: int, hand_out: Callable[[list[Claimed]], None]) -> None:
         """A dispatcher with `slots` workers takes calls from now on; 0: nobody does."""
@@ -283,10 +299,8 @@ class Writer:
             return items
 
     def _until_due(self) -> float | None:
-        if self._rules is None:
-            return None
-        dues = [self._timers_due]
-        if self._claims.free > 0:
+        dues = [self._heads.due, self._timers_due if self._rules is not None else None]
+        if self._rules is not None and self._claims.free > 0:
             dues.append(self._calls_due)
             # A worker that is too slow loses its call: somebody must be awake then.
             dues.extend(self._claims.leases_after(self._standing.at))
@@ -331,6 +345,8 @@ class Writer:
                 item.future.set_exception(error)
             raise
         except Exception as error:
+            if not items and self._stopping:
+                return
             if not items:
                 raise StoreError(f"due times cannot be handled: {error}") from error
             if len(items) == 1:
@@ -354,6 +370,7 @@ class Writer:
             except StoreBusy as error:
                 if not pause:
                     self._log.warning("writer.waiting", why=str(error))
+                self._waiting = str(error)
                 pause = min(max(pause * 2, 0.05), 2.0)
                 with self._condition:
                     if self._condition.wait_for(lambda: self._stopping, pause):
@@ -361,6 +378,7 @@ class Writer:
             else:
                 if pause:
                     self._log.info("writer.goes_on")
+                self._waiting = ""
                 return committed
 
     def _once(self, items: list[_Item]) -> _Committed:
@@ -406,7 +424,8 @@ class Writer:
                 self._calls_due = max(self._calls_due, self._now() + timedelta(milliseconds=50))
         for run, trigger in ledger.begun:
             self._on_begun(run, trigger)
-        if ledger.ended:
+        due = self._heads.due
+        if ledger.ended or (due is not None and due <= self._now()):
             self._export(ledger.ended)
         done = len(committed.results)
         with self._condition:
@@ -419,15 +438,10 @@ class Writer:
 
     def _export(self, runs: list[str]) -> None:
         """Note the chain's head outside the database: a cut tail no longer reaches it."""
-        standing = self._standing
-        line = {"at": standing.at, "seq": standing.audit, "hash": standing.head, "runs": runs}
-        self._log.info("audit.head", seq=standing.audit, hash=standing.head, runs=runs)
-        try:
-            self._heads.parent.mkdir(parents=True, exist_ok=True)
-            with self._heads.open("ab") as file:
-                file.write(orjson.dumps(line) + b"\n")
-        except OSError as error:
-            self._log.warning("audit.head_not_exported", why=str(error), seq=standing.audit, hash=standing.head)
+        head = Head(self._standing.audit, self._standing.head, self._standing.at.isoformat(), tuple(runs))
+        self._log.info("audit.head", seq=head.seq, hash=head.hash, runs=runs)
+        if why := self._heads.export(head, self._now()):
+            self._log.warning("audit.head_not_exported", why=why, seq=head.seq, hash=head.hash)
         self._on_point(Point.HEAD_EXPORTED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import threading
@@ -12,13 +13,14 @@ from pathlib import Path
 import orjson
 import pytest
 
+from daemon.auditing import Head, HeadFile, exported_heads
 from daemon.core.audit import GENESIS, AuditRecord, verify
 from daemon.core.calls import Done, Failed, Working
 from daemon.core.errors import AuditBroken, Deposed, StoreBusy, StoreError
 from daemon.core.rules import RuleSet
 from daemon.core.runs import State
 from daemon.intake import Batch
-from tests.builders import landed, measured, rule, rules, said, step, windows
+from tests.builders import T0, landed, measured, rule, rules, said, step, windows
 from tests.writer.conftest import PATIENCE, World
 
 EACH = rules(rule(on="data.landed", when=(), steps=(step("train"),)))
@@ -184,13 +186,57 @@ def test_a_start_exports_the_head_that_a_crash_kept_from_it(world: World) -> Non
 
 
 def test_heads_that_cannot_be_exported_stop_nothing(world: World) -> None:
-    """When the file of heads cannot be written the run goes on; the log says so."""
-    (world.folder / "audit").write_text("a file where the folder should be")
+    """When the file of heads cannot be written the run goes on, and its head is exported, by itself, once it can be."""
+    folder = world.folder / "audit"
+    folder.write_text("a file where the folder should be")
     world.open(EACH)
-    world.submit(landed(1))
-    world.answer("train", Done())
-    world.submit(landed(2))
-    assert len(world.runs()) == 2
+    for number in (1, 2):
+        world.submit(landed(number))
+        world.answer("train", Done())
+    runs = [world.ended(run.id) for run in world.runs()]
+    assert len(runs) == 2
+    folder.unlink()
+    world.later(6)
+    (head,) = world.wait(lambda: exported_heads(folder / "heads.jsonl")[0])
+    assert tuple(run.id for run in runs) == head.runs
+    assert head.hash == verify(chain(world), head.hash)
+
+
+def test_a_head_that_finds_no_room_leaves_no_half_line(small_disk: Path) -> None:
+    """The file of heads on a full disk stays readable, and the next line after a cut one is a line of its own."""
+    path = small_disk / "heads.jsonl"
+    heads = HeadFile(path)
+    head = Head(1, "h" * 64, T0.isoformat(), tuple(f"run-{number}" for number in range(3000)))
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    path.touch()
+    os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - 8192)
+    assert "No space" in heads.export(head, T0)
+    assert path.read_bytes() == b""
+    (small_disk / "filler").unlink()
+    path.write_bytes(b'{"seq": 1, "ha')
+    assert heads.export(Head(2, "g" * 64, T0.isoformat(), ("last",)), T0) == ""
+    exported, unreadable = exported_heads(path)
+    assert ([one.seq for one in exported], unreadable) == ([2], (1,))
+    assert exported[0].runs == (*head.runs, "last")
+
+
+def test_rules_that_are_not_in_force_in_time_may_be_loaded_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store takes nothing a load says so after a while instead of waiting for ever; the next one counts."""
+    world.open(EACH)
+    monkeypatch.setattr("daemon.writer.LOAD_S", 0.2)
+    monkeypatch.setattr("daemon.store.sqlite.BUSY_MS", 50)
+    with contextlib.closing(sqlite3.connect(world.folder / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreBusy, match="load them again"):
+            world.writer.load(rules(rule("other", on="data.landed", when=())), {})
+        world.wait(lambda: "locked" in world.writer.waiting)
+        other.execute("ROLLBACK")
+    world.wait(lambda: not world.writer.waiting)
+    monkeypatch.undo()
+    world.writer.load(rules(rule("third", on="data.landed", when=())), {})
+    assert [rule.name for rule in world.writer.rules.rules] == ["third"]
 
 
 def test_no_rules_at_all(world: World) -> None:
