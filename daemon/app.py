@@ -150,7 +150,7 @@ class App:
         """Watched folders inside our own home are ours to make; others are not, and are reported when they are missing."""
         config = self.config
         streams = config.streams.values()
-        wanted = [entry.path for entry in config.sources.values()]
+        wanted = [entry.path for entry in config.folders.values()]
         wanted += [stream.predictions for stream in streams] + [stream.labels for stream in streams if stream.labels]
         for path in (config.home / path for path in wanted):
             if path.is_relative_to(config.home):
@@ -159,7 +159,7 @@ class App:
     def _all_sources(self) -> list[Source]:
         config, clock = self.config, self._clock
         sources: list[Source] = [
-            StorageSource(name, entry, config.home, clock, self._on_point) for name, entry in config.sources.items()
+            StorageSource(name, entry, config.home, clock, self._on_point) for name, entry in config.folders.items()
         ]
         registry: MlflowSource | None = None
         if config.models:

@@ -9,34 +9,21 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
-from daemon.core.durations import parse_duration
+from daemon import kafkaparts, sourceparts
 from daemon.core.errors import ConfigError, Mistake
-from daemon.core.events import utc
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-"""`10s`, `5m`, `2h`, `1d` or a sum of them (`1h30m`)."""
-
-
-class _Part(BaseModel):
-    """Frozen, and strict about keys: a misspelt key is a mistake, never ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from daemon.kafkaparts import KafkaConnection, KafkaSource
+from daemon.parts import Duration, Part, Secret
+from daemon.sourceparts import AnySource, Schedule, StorageSource
 
 
-class Secret(_Part):
-    """A secret by reference, never by value: from an environment variable or a file."""
-
-    env: str | None = None
-    file: Path | None = None
-    value: SecretStr = SecretStr("")
-    """Filled in at load; cannot be written in the file."""
+class _Part(Part, BaseModel):
+    """As in parts.py; named here once more, so that the linter sees that defaults are copied."""
 
 
 class StoreConfig(_Part):
@@ -78,34 +65,6 @@ class PlatformConfig(_Part):
     seconds: Duration = timedelta(hours=1)
     """Longest a job may run unless its template says less."""
     gateway: GatewayConfig = GatewayConfig()
-
-
-class StorageSource(_Part):
-    """A watched folder whose complete new files are `data.landed` events."""
-
-    kind: Literal["storage"] = "storage"
-    path: Path
-    """Relative to `home`."""
-    pattern: str = "*"
-    """Which file names count (fnmatch); names that start with `.` or end in `.part`, `.tmp` never do."""
-    complete: Literal["renamed", "marker", "stable"] = "stable"
-    """When a file counts: it was renamed or closed in place; a marker `NAME.done` lies beside it; its size stood still."""
-    stable_for: Duration = timedelta(seconds=2)
-    poll: Duration = timedelta(seconds=5)
-    """How often the folder is listed beside the notifications (and instead of them where there are none)."""
-
-
-class Schedule(_Part):
-    """A schedule: `schedule.due` at each of its times."""
-
-    cron: str | None = None
-    """Five fields, as crontab writes them."""
-    every: Duration | None = None
-    start: str | None = None
-    """ISO time from which `every` counts; default: the epoch."""
-    timezone: str = "UTC"
-    misfire: Literal["skip", "once", "all"] = "once"
-    """Times that passed while driftd was down: none of them, one event for all, or one event each (at most 1000)."""
 
 
 class Hook(_Part):
@@ -233,7 +192,9 @@ class Config(_Part):
     store: StoreConfig = StoreConfig()
     registry: RegistryConfig = RegistryConfig()
     platform: PlatformConfig = PlatformConfig()
-    sources: dict[str, StorageSource] = {}
+    kafka: dict[str, KafkaConnection] = {}
+    """Kafka clusters, by the names that sources and streams call them."""
+    sources: dict[str, AnySource] = {}
     schedules: dict[str, Schedule] = {}
     webhook: WebhookConfig = WebhookConfig()
     streams: dict[str, Stream] = {}
@@ -245,6 +206,16 @@ class Config(_Part):
     """Who `notify: {to: NAME}` means."""
     root: Path = Path()
     """Folder of the file; filled in at load."""
+
+    @property
+    def folders(self) -> dict[str, StorageSource]:
+        """The sources that are watched folders."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, StorageSource)}
+
+    @property
+    def topics(self) -> dict[str, KafkaSource]:
+        """The sources that are topics of events."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, KafkaSource)}
 
 
 def load_config(
@@ -288,42 +259,21 @@ def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
         # Not resolved: a git-sync or ConfigMap link must be followed anew at every look.
         "rules": root / config.rules, "templates": root / config.templates,
         "store": config.store.model_copy(update={"path": home / config.store.path}),
+        "kafka": {name: kafkaparts.rooted(connection, root) for name, connection in config.kafka.items()},
     })  # fmt: skip
 
 
 def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
     """What each part alone cannot know."""
     for name, schedule in config.schedules.items():
-        for message in _schedule(schedule):
+        for message in sourceparts.contradictions(schedule):
             yield ("schedules", name), f"schedule {name} {message}"
     for name, channel in config.channels.items():
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
+    yield from kafkaparts.contradictions(config.kafka, config.topics)
     yield from _streams(config)
     yield from _models(config)
-
-
-def _schedule(schedule: Schedule) -> Iterator[str]:
-    if (schedule.cron is None) == (schedule.every is None):
-        yield "needs either cron or every"
-    if schedule.cron is not None and len(schedule.cron.split()) != 5:
-        yield f"has a cron of {len(schedule.cron.split())} fields; crontab has five: minute hour day month weekday"
-    if schedule.every is not None and schedule.every < timedelta(seconds=1):
-        yield "is due more than once a second"
-    if schedule.start is not None and not _is_time(schedule.start):
-        yield f"starts at {schedule.start!r}, which is no ISO 8601 time"
-    try:
-        ZoneInfo(schedule.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
-        yield f"has an unknown timezone {schedule.timezone!r}"
-
-
-def _is_time(text: str) -> bool:
-    try:
-        utc(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _streams(config: Config) -> Iterator[tuple[Where, str]]:
@@ -386,25 +336,28 @@ def _models(config: Config) -> Iterator[tuple[Where, str]]:
 def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]) -> tuple[Config, list[Mistake]]:
     found: list[Mistake] = []
 
-    def filled(secret: Secret, *where: str) -> Secret:
+    def filled(secret: Secret, where: Where) -> Secret:
         value, wrong = _secret(secret, config.root, environ)
         if wrong:
             found.append(document.mistake(where, wrong))
         return secret.model_copy(update={"value": SecretStr(value)})
 
     hooks = {
-        name: hook.model_copy(update={"secret": filled(hook.secret, "webhook", "hooks", name, "secret")})
+        name: hook.model_copy(update={"secret": filled(hook.secret, ("webhook", "hooks", name, "secret"))})
         for name, hook in config.webhook.hooks.items()
     }
     channels = {
         name: channel.model_copy(update={
-            role: filled(secret, "channels", name, role)
+            role: filled(secret, ("channels", name, role))
             for role in ("url", "secret") if (secret := getattr(channel, role)) is not None
         })
         for name, channel in config.channels.items()
     }  # fmt: skip
+    kafka = {name: kafkaparts.filled(connection, name, filled) for name, connection in config.kafka.items()}
+    for name, connection in kafka.items():
+        found.extend(document.mistake(where, wrong) for where, wrong in kafkaparts.missing_files(connection, name))
     webhook = config.webhook.model_copy(update={"hooks": hooks})
-    return config.model_copy(update={"webhook": webhook, "channels": channels}), found
+    return config.model_copy(update={"webhook": webhook, "channels": channels, "kafka": kafka}), found
 
 
 def _secret(secret: Secret, root: Path, environ: Mapping[str, str]) -> tuple[str, str]:

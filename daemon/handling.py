@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from daemon.clients.base import ModelVersion, RegisteredModel, Registry
-from daemon.config import Channel, Config, Duration, Model, Stream
+from daemon.config import Channel, Config, Model, Stream
 from daemon.core import canary as judge
 from daemon.core.calls import Again, Answer, Call, Done, Failed, Inconclusive, Outcome, Working
 from daemon.core.canonical import canonical, content_id, unit_hash
@@ -26,6 +26,7 @@ from daemon.core.errors import BadInput, ClientError, Conflict, Refused, Unavail
 from daemon.core.events import LATENCY_EDGES_MS, Event, Recorded
 from daemon.core.programs import Parameter, Template
 from daemon.core.runs import UNDO_STEP
+from daemon.parts import Duration
 from daemon.platforms.base import Jobs, JobSpec, JobState, JobStatus, Served, Serving, Traffic
 
 __all__ = [

@@ -14,15 +14,17 @@ def known_keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     found: Any = model
     for part in path:
         found = _inside(found, part)
-    inner = _model(found)
-    return [] if inner is None else [field.alias or name for name, field in inner.model_fields.items()]
+    keys = (field.alias or name for inner in _models(found) for name, field in inner.model_fields.items())
+    return list(dict.fromkeys(keys))
 
 
 def _inside(kind: Any, part: str | int) -> Any:
-    model = _model(kind)
-    if model is not None:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        return fields.get(str(part))
+    models = _models(kind)
+    if models:
+        fields = [
+            {field.alias or name: field.annotation for name, field in model.model_fields.items()} for model in models
+        ]
+        return next((named[str(part)] for named in fields if str(part) in named), None)
     for option in _options(kind):
         origin, args = get_origin(option), get_args(option)
         if origin in {dict, Mapping} and len(args) == 2:
@@ -32,10 +34,9 @@ def _inside(kind: Any, part: str | int) -> Any:
     return None
 
 
-def _model(kind: Any) -> type[BaseModel] | None:
-    return next(
-        (option for option in _options(kind) if isinstance(option, type) and issubclass(option, BaseModel)), None
-    )
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The models that it may be: several where their `kind` tells them apart."""
+    return [option for option in _options(kind) if isinstance(option, type) and issubclass(option, BaseModel)]
 
 
 def _options(kind: Any) -> list[Any]:

@@ -126,7 +126,7 @@ def _check_values(rule: Rule, findings: Findings, monitors: list[str], known: Kn
         "event.hook": ("webhook", config.webhook.hooks),
     }
     if rule.on == "data.landed":
-        names["event.source"] = ("storage source", config.sources)
+        names["event.source"] = ("storage source", config.folders)
     for condition in rule.when:
         for comparison in condition.comparisons:
             what, there = names.get(comparison.read, ("", ()))
@@ -148,7 +148,7 @@ def _check_comes(rule: Rule, findings: Findings, monitors: Sequence[ReadMonitor]
         elif rule.on == "performance.measured" and stream is not None and stream.fields.label is None:
             findings.doubtful(where, f"stream {model.stream} has no labels, so {rule.on} never comes")
     sources: dict[str, tuple[str, Any]] = {
-        "data.landed": ("sources", config.sources),
+        "data.landed": ("sources", config.folders),
         "schedule.due": ("schedules", config.schedules),
         "webhook.received": ("webhook.hooks", config.webhook.hooks),
         "traffic.measured": ("streams", config.streams),

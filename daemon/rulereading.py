@@ -347,7 +347,7 @@ def _subject(findings: Findings, form: RuleForm, kind: EventType, about: _About,
     if of_model and about.name and form.subject != about.name:
         findings.wrong(("subject",), f"{kind.name} is about models, and this file is about {about.name}")
     places: dict[str, tuple[str, Any]] = {
-        "data.landed": ("storage source", config.sources),
+        "data.landed": ("storage source", config.folders),
         "schedule.due": ("schedule", config.schedules),
     }
     what, names = places.get(kind.name, ("model", config.models) if of_model else ("", None))

@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
 
-from daemon.config import Schedule
+from daemon.sourceparts import Schedule
 from daemon.core.durations import write_duration
 from daemon.core.events import Event, utc
 from daemon.core.problems import Problem

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from daemon import config as configured
+from daemon import sourceparts as configured
 from daemon.clients.folder import FolderWatch
 from daemon.clients.landed import Candidate, Found, Marks, look
 from daemon.core.canonical import content_id
