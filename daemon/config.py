@@ -111,12 +111,26 @@ class Fields(_Part):
 
 
 class Stream(_Part):
-    """A stream of prediction records in files, and of their labels."""
+    """A stream of prediction records, and of their labels, in files or on Kafka."""
 
-    kind: Literal["files"] = "files"
+    kind: Literal["files", "kafka"] = "files"
     predictions: Path
-    """Folder, relative to `home`; JSONL, CSV or Parquet by file name."""
+    """Folder, relative to `home`; JSONL, CSV or Parquet by file name. Of a topic: the archive that trainings read, and
+    where the local gateway writes its log."""
     labels: Path | None = None
+    connection: str = ""
+    """kafka: one of `kafka:`."""
+    topic: str | None = None
+    """kafka: where the predictions are measured from."""
+    label_topic: str | None = None
+    """kafka: labels, when they do not come with the predictions. Their records' timestamps place them in event time."""
+    group: str = ""
+    """kafka: the consumer group; default `driftd-NAME`."""
+    format: Literal["json"] = "json"
+    slice: Duration = timedelta(seconds=10)
+    """kafka: event time is cut into slices, and windows are made of whole ones; `every` should be a multiple of it."""
+    lateness: Duration = timedelta(seconds=5)
+    """kafka: a slice is complete when its partition has brought a time so much behind its end; later rows are late."""
     pattern: str = "*"
     complete: Literal["renamed", "marker", "stable"] = "renamed"
     stable_for: Duration = timedelta(seconds=2)
@@ -180,6 +194,13 @@ class Channel(_Part):
     """Signs the request (HMAC), for kind webhook."""
 
 
+class MonitorsConfig(_Part):
+    """The processes that measure streams."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Worker processes: streams of files are spread over them, the partitions of topics shared."""
+
+
 class Config(_Part):
     """All of config.yaml."""
 
@@ -198,6 +219,7 @@ class Config(_Part):
     schedules: dict[str, Schedule] = {}
     webhook: WebhookConfig = WebhookConfig()
     streams: dict[str, Stream] = {}
+    monitors: MonitorsConfig = MonitorsConfig()
     models: dict[str, Model] = {}
     budgets: dict[str, Budget] = {}
     """Per verb."""
@@ -289,6 +311,11 @@ def _streams(config: Config) -> Iterator[tuple[Where, str]]:
         for field in stream.privacy:
             if field not in _names(stream.fields):
                 yield ("streams", name, "privacy", field), f"stream {name} has no field {field}"
+        for message in _topics(stream):
+            yield ("streams", name), f"stream {name} {message}"
+        if stream.kind == "kafka" and stream.connection not in config.kafka:
+            hint = did_you_mean(stream.connection, config.kafka)
+            yield ("streams", name), f"stream {name}: there is no kafka connection {stream.connection!r}{hint}"
         if stream.privacy.get(stream.fields.id) == "drop":
             yield ("streams", name, "privacy", stream.fields.id), "the id cannot be dropped: labels are joined by it"
         if stream.labels is not None and stream.fields.label is None:
@@ -296,6 +323,19 @@ def _streams(config: Config) -> Iterator[tuple[Where, str]]:
                 ("streams", name, "fields"),
                 f"stream {name} has label files but fields.label does not name their label",
             )
+
+
+def _topics(stream: Stream) -> Iterator[str]:
+    if stream.kind == "files" and (stream.topic or stream.label_topic):
+        yield "has a topic but is of kind files"
+    if stream.kind == "kafka" and not stream.topic:
+        yield "is of kind kafka and needs a topic"
+    if stream.label_topic and stream.fields.label is None:
+        yield "has a label_topic but fields.label does not name their label"
+    if stream.topic and stream.topic == stream.label_topic:
+        yield "has the same topic for predictions and labels"
+    if stream.slice < timedelta(milliseconds=100):
+        yield "has slices of less than 100ms"
 
 
 def _names(fields: Fields) -> set[str]:

@@ -85,18 +85,14 @@ class SliceMonitor(StreamMeasures):
         return True
 
     def figures(self) -> dict[str, int]:
-        """How much it keeps, and what it had to give up."""
-        counters = self._join.counters
+        """How much it keeps, and what had to be given up since the stream began."""
+        heads = [parts.head for parts in self._parts.values() if parts.head is not None]
         return {
+            **super().figures(),
             "slices": sum(len(parts.slices) for parts in self._parts.values()),
             "held": sum(len(rows.hashes) for rows in self._held_rows.values()),
-            "waiting": self._join.rows, "early": self._join.early, "evicted": counters.evicted,
-            "unmatched": counters.unmatched, "repeated": counters.repeated,
-            "late": sum(parts.head.late for parts in self._parts.values() if parts.head),
-            "malformed": sum(parts.head.malformed for parts in self._parts.values() if parts.head),
-            "dropped": sum(parts.head.dropped for parts in self._parts.values() if parts.head),
-            "rows": sum(parts.head.rows for parts in self._parts.values() if parts.head),
-        }  # fmt: skip
+            **{name: sum(getattr(head, name) for head in heads) for name in ("rows", "late", "malformed", "dropped")},
+        }
 
     # -- which slice is next
 

@@ -118,6 +118,14 @@ class StreamMeasures:
         notes, self._notes = self._notes, []
         return notes
 
+    def figures(self) -> dict[str, int]:
+        """How much waits for labels, and what had to be given up since the stream began."""
+        counters = self._join.counters
+        return {
+            "waiting": self._join.rows, "early": self._join.early, "evicted": counters.evicted,
+            "unmatched": counters.unmatched, "repeated": counters.repeated,
+        }  # fmt: skip
+
     def checkpoint(self) -> Batch:
         """Everything since the last checkpoint, to be stored in one transaction."""
         self._journal.touch("head", lambda: orjson.dumps(self._head()))

@@ -6,7 +6,7 @@ letters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -149,6 +149,15 @@ class PartitionMonitor:
         self.head = replace(self.head, offset=portion.next, complete=complete, idle=False)
         self._forget_complete()
 
+    def skip(self, offset: int) -> None:
+        """What lies before this offset is gone."""
+        self.head = replace(self.head, offset=offset)
+
+    def reject(self, value: bytes, offset: int, reason: str) -> None:
+        """The next record cannot be measured."""
+        self._letter((Malformed(offset, reason, value),))
+        self.head = replace(self.head, offset=offset + 1, idle=False)
+
     def close(self, time: int) -> None:
         """Nothing came for a while: close the slices up to `time`, and those that have rows."""
         last = max((end for _, end in self._open), default=time)
@@ -179,7 +188,7 @@ class PartitionMonitor:
 
     def _predict(self, raw: Raw, landed: Integers) -> None:
         rows, malformed = predictions(raw, self._plan, LogClock(landed, self.head.frontier))
-        self._letter(raw, malformed)
+        self._letter((*raw.malformed, *malformed))
         times = rows.batch.times
         judged, frontier = self.head.frontier.judge(times, self._slicing)
         positions = (rows.lines << _PARTITION_BITS) | self.head.partition
@@ -198,7 +207,7 @@ class PartitionMonitor:
 
     def _label(self, raw: Raw, landed: Integers) -> None:
         came, malformed = labels(raw, self._plan)
-        self._letter(raw, malformed)
+        self._letter((*raw.malformed, *malformed))
         times = landed[np.searchsorted(np.asarray(raw.lines, dtype=np.int64), came.lines)]
         judged, frontier = self.head.frontier.judge(times, self._slicing)
         self.head = replace(self.head, frontier=frontier, rows=self.head.rows + came.count)
@@ -298,8 +307,8 @@ class PartitionMonitor:
             why = "more sampled predictions or labels came in a slice than can be kept: lower join_rate"
             self._problem(Problem("record", f"stream:{self._plan.name}", why))
 
-    def _letter(self, raw: Raw, malformed: Sequence[Malformed]) -> None:
-        bad = sorted((*raw.malformed, *malformed), key=lambda one: one.where)
+    def _letter(self, malformed: Iterable[Malformed]) -> None:
+        bad = sorted(malformed, key=lambda one: one.where)
         if bad:
             self.head = replace(self.head, malformed=self.head.malformed + len(bad))
         for problem in self._letters.positions(self.head.name, bad):

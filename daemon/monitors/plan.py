@@ -6,7 +6,7 @@ The worker reads no configuration of its own: all it does follows from its plan 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from daemon.clients.completeness import Complete
 from daemon.config import Config, Fields, Model
 from daemon.core.monitors import FeatureKind, Monitor
+from daemon.kafkaparts import KafkaConnection
 
 Privacy = Literal["keep", "hash", "drop"]
 Task = Literal["binary", "multiclass", "regression"]
@@ -60,6 +61,10 @@ class StreamPlan:
     """kafka: event time is cut into slices of so many seconds ..."""
     lateness: float = 5.0
     """... which are complete so many seconds behind their end."""
+    group: str = ""
+    """kafka: the consumer group."""
+    broker: Mapping[str, Any] = field(default_factory=dict)
+    """kafka: how to reach it."""
 
     @property
     def slice_us(self) -> int:
@@ -166,8 +171,12 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         return None
     return StreamPlan(
         name=name,
-        predictions=str(config.home / stream.predictions),
-        labels=str(config.home / stream.labels) if stream.labels else "",
+        predictions=stream.topic or str(config.home / stream.predictions),
+        labels=(stream.label_topic or "")
+        if stream.topic
+        else str(config.home / stream.labels)
+        if stream.labels
+        else "",
         pattern=stream.pattern,
         complete=stream.complete,
         stable_for=_seconds(stream.stable_for),
@@ -179,11 +188,27 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         idle=_seconds(stream.idle),
         dead_letters=str(Path(config.home) / "dead-letters" / name),
         models=tuple(_model_plan(key, model, monitors.get(key, [])) for key, model in models.items()),
+        kind=stream.kind,
+        format=stream.format,
+        slice=_seconds(stream.slice),
+        lateness=_seconds(stream.lateness),
+        group=stream.group or f"driftd-{name}",
+        broker=_broker(config.kafka[stream.connection]) if stream.kind == "kafka" else {},
     )
 
 
 def _model_plan(name: str, model: Model, monitors: list[Monitor]) -> ModelPlan:
     return ModelPlan(name, model.registered, model.task, tuple(sorted(monitors, key=lambda monitor: monitor.name)))
+
+
+def _broker(connection: KafkaConnection) -> dict[str, Any]:
+    """The connection as JSON, with its secrets: it goes to the worker through a pipe."""
+    shown = connection.model_dump(mode="json", exclude={"sasl", "timeout", "refresh"})
+    sasl = connection.sasl
+    if sasl is not None:
+        secrets = {role: getattr(sasl, role).value.get_secret_value() for role in ("username", "password")}
+        shown["sasl"] = {"mechanism": sasl.mechanism, **secrets}
+    return {**shown, "timeout": _seconds(connection.timeout), "refresh": _seconds(connection.refresh)}
 
 
 def _seconds(value: timedelta) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -107,6 +107,14 @@ class Session:
         """The batch under way is durable."""
         self._under_way = False
 
+    def take_notes(self) -> list[str]:
+        """What a log should say, since the last call."""
+        return self.monitor.take_notes()
+
+    def figures(self) -> dict[str, int]:
+        """How much it keeps."""
+        return self.monitor.figures()
+
     def close(self) -> None:
         """Let go of the folders; what is not stored is forgotten."""
         self._reader.close()
@@ -115,7 +123,8 @@ class Session:
         self._under_way = True
         self._stored_at = self._times.monotonic()
         rows, self._rows = self._rows, 0
-        return batch_frame(self.plan.name, rows, self.monitor.checkpoint())
+        frame = batch_frame(self.plan.name, rows, self.monitor.checkpoint())
+        return replace(frame, body={**frame.body, "role": "files"})
 
 
 def open_session(frame: Frame, samples: SampleScores, times: Times, stop: threading.Event) -> Session:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from daemon.monitors.slices import Head
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it needs numpy, which the daemon process goes without
+    from daemon.monitors.slices import Head
 
 
 def part_prefix(topic: str, partition: int) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +20,27 @@ import structlog
 
 from daemon.clients.base import Registry
 from daemon.config import Config
-from daemon.core.canonical import content_id
 from daemon.core.errors import Fenced, StoreBusy
-from daemon.core.events import Event
 from daemon.core.monitors import Monitor
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Cursor, Intake
 from daemon.monitors.batches import batch_of
 from daemon.monitors.champions import Champions
+from daemon.monitors.followed import Followed
 from daemon.monitors.frames import Frame
 from daemon.monitors.plan import Champion, StreamPlan, stream_plans
 from daemon.monitors.process import WorkerProcess
+from daemon.monitors.slots import Slot
+from daemon.monitors.statekeys import part_prefix
 from daemon.points import OnPoint, Point, no_point
 from daemon.sources.base import Health
 
-PARTITION = "0"
+PARTITION, WINDOWS = "0", "windows"
+"""Under which partition the progress of a stream's windows is stored: of files, and of topics."""
 INBOX = 256
 """Frames from the worker, and champions, that wait; a full inbox pauses the worker."""
 REPORTS = 32
 """Most reports asked for and not yet made."""
-HUNG_S = 180.0
-"""A worker that has given no sign of life for so long is replaced; the largest reports take a quarter of that."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Before a dead worker is replaced; doubled each time that one died before anything of its was stored."""
 BUSY_S = 0.5
 """Before a batch that could not be stored is handed in again."""
 TICK_S = 0.2
@@ -61,23 +58,8 @@ class Report:
     path: str
 
 
-@dataclass(slots=True)
-class _Stream:
-    """A stream as the supervisor follows it."""
-
-    plan: StreamPlan
-    brought: datetime
-    """When it last brought rows; at first, when the supervisor began."""
-    is_open: bool = False
-    told: datetime | None = None
-    """The `brought` of the stall that was reported."""
-    problem: str = ""
-    skip: dict[str, str] = field(default_factory=dict)
-    """Files that cannot be measured, and why: given up when the stream is opened again."""
-
-
 class Supervisor:
-    """A Source whose system is a worker process. `run` it in a thread; all else may be called from any thread."""
+    """A Source whose system are worker processes. `run` it in a thread; all else may be called from any thread."""
 
     def __init__(
         self, config: Config, registry: Registry, clock: Callable[[], datetime], on_point: OnPoint = no_point
@@ -93,10 +75,11 @@ class Supervisor:
         self._plans: tuple[StreamPlan, ...] = stream_plans(config, ())
         self._plans_changed = False
         self._reports: dict[Report, None] = {}
-        self._streams: dict[str, _Stream] = {}
-        self._worker: WorkerProcess | None = None
-        self._start_at = 0.0
-        self._pause = FIRST_PAUSE_S
+        self._streams: dict[str, Followed] = {}
+        self._slots = [
+            Slot(number, lambda worker, frame: self._put("frame", (worker, frame)))
+            for number in range(config.monitors.workers)
+        ]
         self._stop = threading.Event()
         self._health = Health(None, None, "")
 
@@ -107,9 +90,24 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, when there is one."""
-        worker = self._worker
+        """The first worker's process id, when there is one."""
+        worker = self._slots[0].worker
         return worker.pid if worker is not None else None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The workers' process ids."""
+        return tuple(slot.worker.pid for slot in self._slots if slot.worker is not None)
+
+    def figures(self) -> dict[str, dict[str, int]]:
+        """Per stream how much its sessions keep, and what had to be given up; of partitions, the sum over the workers."""
+        shown: dict[str, dict[str, int]] = {}
+        for name, stream in list(self._streams.items()):
+            sums = shown[name] = {}
+            for figures in list(stream.figures.values()):
+                for key, value in figures.items():
+                    sums[key] = sums.get(key, 0) + value
+        return shown
 
     def apply(self, monitors: Iterable[Monitor]) -> None:
         """From now on measure these. Windows of monitors that measure the same as before go on; others begin anew."""
@@ -141,12 +139,14 @@ class Supervisor:
         """Keep the worker up and store what it makes, until `stop` is set."""
         self._stop = stop
         now = self._clock()
-        self._streams = {plan.name: _Stream(plan, now) for plan in self._plans}
+        self._streams = {plan.name: self._followed(plan, now) for plan in self._plans}
         over = threading.Event()
         threading.Thread(target=self._champions.run, args=(over,), name="champions", daemon=True).start()
         try:
             while not stop.is_set():
-                self._keep_up()
+                for slot in self._slots:
+                    if self._streams:
+                        slot.keep_up()
                 try:
                     kind, what = self._inbox.get(timeout=TICK_S)
                 except queue.Empty:
@@ -158,42 +158,8 @@ class Supervisor:
         finally:
             over.set()
             self._champions.look_now()  # so that it sees that it is over
-            self._end("the daemon stops")
-
-    # -- the worker
-
-    def _keep_up(self) -> None:
-        """Start a worker when there is none, and something to measure; replace one that hangs."""
-        worker = self._worker
-        if worker is not None:
-            if worker.silent_s() > HUNG_S:
-                self._replace(f"it gave no sign of life for {HUNG_S:.0f} s")
-            return
-        if self._streams and time.monotonic() >= self._start_at:
-            self._worker = WorkerProcess(lambda worker, frame: self._put("frame", (worker, frame)))
-            self._log.info("worker_started", pid=self._worker.pid)
-
-    def _replace(self, why: str) -> None:
-        worker = self._worker
-        if worker is None:
-            return
-        self._log.warning("worker_ended", pid=worker.pid, why=why, again_in_s=self._pause)
-        self._health = replace(self._health, problem=f"the worker ended: {why}")
-        self._start_at = time.monotonic() + self._pause
-        self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
-        self._end(why)
-
-    def _end(self, why: str) -> None:
-        worker, self._worker = self._worker, None
-        for stream in self._streams.values():
-            stream.is_open = False
-        if worker is not None:
-            worker.end()
-            self._log.info("worker_gone", pid=worker.pid, why=why)
-
-    def _tell(self, kind: str, body: dict[str, Any], blobs: tuple[bytes, ...] = ()) -> None:
-        if self._worker is not None and not self._worker.tell(Frame(kind, body, blobs)):
-            self._replace("its pipe is closed")
+            for slot in self._slots:
+                slot.end("the daemon stops")
 
     # -- what comes in
 
@@ -213,59 +179,94 @@ class Supervisor:
                 self._known[model] = champion
                 self._tell_champion(model, champion)
                 self._open_streams(intake)
-            case "report", Report() if self._streams[what.stream].is_open:  # else it is told when the stream is opened
-                self._tell("report", asdict(what))
-            case "frame", (WorkerProcess() as worker, frame) if worker is self._worker:
+            case "report", Report():
+                self._tell_report(self._streams[what.stream], what)
+            case "frame", (WorkerProcess() as worker, frame):
+                slot = next((slot for slot in self._slots if slot.worker is worker), None)
+                if slot is None:
+                    return  # of one that was replaced
                 if frame is None:
-                    self._replace(worker.why())
+                    slot.replace(worker.why())
+                    self._health = replace(self._health, problem=slot.problem)
                 else:
-                    self._frame(intake, frame)
+                    self._frame(intake, slot, frame)
 
-    def _frame(self, intake: Intake, frame: Frame) -> None:
+    def _frame(self, intake: Intake, slot: Slot, frame: Frame) -> None:
         body = frame.body
         self._health = Health(self._clock(), self._health.event_at, self._problem())
+        stream = self._streams.get(body.get("stream", ""))
         match frame.kind:
             case "ready" | "alive":
-                for name, problem in body.get("problems", {}).items():
+                for name, role, problem, figures in body.get("sessions", ()):
                     if name in self._streams:
-                        self._streams[name].problem = problem
+                        self._streams[name].problems[slot.number, role] = problem
+                        self._streams[name].figures[slot.number, role] = figures
                 self._open_streams(intake)
-            case "batch" if body["stream"] in self._streams:
-                self._store(intake, frame)
+            case "batch" if stream is not None:
+                self._store(intake, slot, stream, frame)
+            case "want" if stream is not None:
+                self._tell_partitions(intake, slot, stream, body["partitions"])
             case "note":
                 self._log.info("stream_note", stream=body["stream"], text=body["text"])
-            case "failed":
-                self._streams[body["stream"]].problem = body["why"]
+            case "failed" if stream is not None:
+                stream.problems[slot.number, body["role"]] = body["why"]
                 self._problem_stored(intake, Problem("worker", f"stream:{body['stream']}", body["why"]))
-            case "unmeasurable" if body["stream"] in self._streams:
-                stream = self._streams[body["stream"]]
-                self._log.error("file_given_up", stream=stream.plan.name, file=body["where"], why=body["why"])
-                stream.skip[body["where"]] = body["why"]
-                self._open(intake, stream)
+            case "unmeasurable" if stream is not None:
+                self._unmeasurable(intake, slot, stream, body)
             case "reported":
                 self._reported(intake, body)
 
-    def _store(self, intake: Intake, frame: Frame) -> None:
+    def _unmeasurable(self, intake: Intake, slot: Slot, stream: Followed, body: Mapping[str, Any]) -> None:
+        """A file is given up; a slice that cannot be measured is kept, and nothing goes on behind it."""
+        if body["role"] == "files":
+            self._log.error("file_given_up", stream=stream.plan.name, file=body["where"], why=body["why"])
+            stream.skip[body["where"]] = body["why"]
+            self._open(intake, slot, stream, "files")
+            return
+        stream.problems[slot.number, body["role"]] = body["why"]
+        self._problem_stored(intake, Problem("worker", body["where"], body["why"]))
+
+    def _store(self, intake: Intake, slot: Slot, stream: Followed, frame: Frame) -> None:
         """Store a batch and tell the worker; a refused one makes it begin anew from the store."""
-        body = frame.body
-        stream = self._streams[body["stream"]]
+        body, name = frame.body, stream.plan.name
         batch = batch_of(frame)
         now = self._clock()
         if body["rows"]:
             stream.brought = now
-            batch = replace(batch, cursors=(Cursor(f"stream:{stream.plan.name}", {"brought": now.isoformat()}),))
+            batch = replace(batch, cursors=(Cursor(f"stream:{name}", {"brought": now.isoformat()}),))
         try:
             self._submit(intake, batch)
         except Fenced as error:
-            self._log.warning("progress_moved", stream=stream.plan.name, why=str(error))
-            self._open(intake, stream)
+            self._log.warning("progress_moved", stream=name, why=str(error))
+            if body["role"] == "partitions":
+                slot.tell("fenced", {"stream": name, "role": "partitions"})
+            else:
+                self._open(intake, slot, stream, body["role"])
             return
+        slot.lives()
         self._on_point(Point.MEASURED)
         for mark in batch.files:
             stream.skip.pop(mark.path, None)
         if batch.events:
             self._health = replace(self._health, event_at=now)
-        self._tell("stored", {"stream": stream.plan.name})
+        slot.tell("stored", {"stream": name, "role": body["role"]})
+        if body["role"] == "partitions":
+            self._pass_on(stream, frame)
+
+    def _pass_on(self, stream: Followed, frame: Frame) -> None:
+        """What owners of partitions have stored goes to the closer; how far they are, to all."""
+        body, name = frame.body, stream.plan.name
+        home = self._slots[stream.home]
+        if (name, "windows") in home.open:
+            home.tell("parts", {**_windows(name), "kept": body["kept"], "dropped": body["dropped"]}, frame.blobs)
+        before = stream.frontier
+        stream.heads |= {(topic, number): (of, complete) for topic, number, of, complete in body["heads"]}
+        far, tail = stream.frontier
+        if (far, tail) == before:
+            return
+        for slot in self._slots:
+            if (name, "partitions") in slot.open:
+                slot.tell("frontier", {"stream": name, "role": "partitions", "far": far, "tail": tail})
 
     def _submit(self, intake: Intake, batch: Batch) -> None:
         """Submit until it is durable. Raises Fenced; returns at once, with nothing stored, when all is over."""
@@ -276,9 +277,6 @@ class Supervisor:
                 self._health = replace(self._health, problem=f"nothing can be stored: {error}")
                 self._stop.wait(BUSY_S)
                 continue
-            if self._worker is not None:
-                self._worker.heard()  # it had to wait for us
-            self._pause = FIRST_PAUSE_S
             return
 
     def _reported(self, intake: Intake, body: Mapping[str, Any]) -> None:
@@ -305,41 +303,76 @@ class Supervisor:
         for plan in plans:
             stream = self._streams.get(plan.name)
             if stream is None:
-                self._streams[plan.name] = _Stream(plan, now)
+                self._streams[plan.name] = self._followed(plan, now)
             elif stream.plan != plan:
                 stream.plan = plan
-                stream.is_open = False
+                for slot in self._slots:
+                    slot.open -= {(plan.name, role) for _, role in stream.roles(len(self._slots))}
         self._open_streams(intake)
+
+    def _followed(self, plan: StreamPlan, now: datetime) -> Followed:
+        """A stream, and the slot that is its home: neighbours by name have different ones."""
+        names = sorted(self._config.streams)
+        return Followed(plan, names.index(plan.name) % len(self._slots), now)
 
     def _open_streams(self, intake: Intake) -> None:
         """Open the streams whose champions are known (or cannot be found out)."""
-        if self._worker is None:
-            return
         for stream in self._streams.values():
             models = [model.name for model in stream.plan.models]
-            if not stream.is_open and (self._champions.problem or all(model in self._known for model in models)):
-                self._open(intake, stream)
+            if not self._champions.problem and not all(model in self._known for model in models):
+                continue
+            for number, role in stream.roles(len(self._slots)):
+                slot = self._slots[number]
+                if slot.worker is not None and (stream.plan.name, role) not in slot.open:
+                    self._open(intake, slot, stream, role)
 
-    def _open(self, intake: Intake, stream: _Stream) -> None:
-        plan, states = stream.plan, intake.states(stream.plan.name)
-        marks = orjson.dumps([astuple(mark) for mark in intake.files(f"stream:{plan.name}").values()])
+    def _open(self, intake: Intake, slot: Slot, stream: Followed, role: str) -> None:
+        plan = stream.plan
         champions = {model.name: asdict(self._known[model.name]) for model in plan.models if model.name in self._known}
-        body = {
-            "plan": plan.to_json(), "position": intake.progress(plan.name, PARTITION), "states": list(states),
-            "champions": champions, "skip": stream.skip,
-        }  # fmt: skip
-        stream.is_open = True
-        self._tell("open", body, (marks, *states.values()))
+        body: dict[str, Any] = {"plan": plan.to_json(), "role": role, "champions": champions}
+        slot.open.add((plan.name, role))
+        stream.problems.pop((slot.number, role), None)
+        if role == "partitions":
+            if not stream.heads:
+                stream.restore_heads(intake.states(plan.name))
+            slot.tell("open", {**body, "frontier": stream.frontier})
+            return
+        states = intake.states(plan.name)
+        marks = orjson.dumps([astuple(mark) for mark in intake.files(f"stream:{plan.name}").values()])
+        position = intake.progress(plan.name, PARTITION if role == "files" else WINDOWS)
+        slot.tell(
+            "open",
+            {**body, "position": position, "states": list(states), "skip": stream.skip},
+            (marks, *states.values()),
+        )
         with self._lock:
             waiting = [report for report in self._reports if report.stream == plan.name]
         for report in waiting:
-            self._tell("report", asdict(report))
+            self._tell_report(stream, report)
+
+    def _tell_partitions(self, intake: Intake, slot: Slot, stream: Followed, wanted: Sequence[tuple[str, int]]) -> None:
+        """What the store has of partitions that a worker was given."""
+        states = intake.states(stream.plan.name)
+        told: list[dict[str, Any]] = []
+        blobs: list[bytes] = []
+        for topic, partition in wanted:
+            mine = {key: blob for key, blob in states.items() if key.startswith(part_prefix(topic, partition))}
+            told.append({"topic": topic, "partition": partition, "states": list(mine)})
+            blobs += mine.values()
+        slot.tell("partitions", {"stream": stream.plan.name, "role": "partitions", "partitions": told}, tuple(blobs))
+
+    def _tell_report(self, stream: Followed, report: Report) -> None:
+        home = self._slots[stream.home]
+        if (stream.plan.name, stream.role) in home.open:  # else it is told when the stream is opened
+            home.tell("report", asdict(report))
 
     def _tell_champion(self, model: str, champion: Champion) -> None:
         for stream in self._streams.values():
-            if stream.is_open and any(plan.name == model for plan in stream.plan.models):
+            if any(plan.name == model for plan in stream.plan.models):
                 body = {"stream": stream.plan.name, "model": model, "champion": asdict(champion)}
-                self._tell("champion", body)
+                for slot in self._slots:
+                    if any(name == stream.plan.name for name, _ in slot.open):
+                        slot.tell("champion", body)
 
     def _problem(self) -> str:
         """What is wrong now, if anything."""
@@ -354,19 +387,14 @@ class Supervisor:
             if limit is None or now - stream.brought < limit or stream.told == stream.brought:
                 continue
             stream.told = stream.brought
-            event = _stalled(stream, self._since(intake, stream), limit, now)
+            event = stream.stalled(self._since(intake, stream), limit, now)
             self._submit(intake, Batch(events=(event,)))
 
-    def _since(self, intake: Intake, stream: _Stream) -> datetime:
+    def _since(self, intake: Intake, stream: Followed) -> datetime:
         """When the stream last brought rows, also before this daemon began."""
         stored = intake.cursor(f"stream:{stream.plan.name}")
         return datetime.fromisoformat(stored["brought"]) if stored else stream.brought
 
 
-def _stalled(stream: _Stream, since: datetime, limit: timedelta, now: datetime) -> Event:
-    name = stream.plan.name
-    why = stream.problem or f"no predictions for {limit}"
-    data = {"source": f"stream:{name}", "since": since.isoformat(), "why": why}
-    return Event(
-        content_id("stalled", name, since.isoformat()), f"stream:{name}", "source.stalled", f"stream:{name}", now, data
-    )
+def _windows(name: str) -> dict[str, str]:
+    return {"stream": name, "role": "windows"}

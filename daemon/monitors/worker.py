@@ -14,13 +14,50 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from daemon.core.errors import BadInput
+from daemon.monitors.closing import ClosingSession, open_closing
 from daemon.monitors.evidence import Samples
 from daemon.monitors.frames import Frame, read_frame, write_frame
+from daemon.monitors.group import GroupSession, open_group
+from daemon.monitors.logs import open_log
 from daemon.monitors.plan import Champion
 from daemon.monitors.session import Session, Times, Unmeasurable, open_session
+
+
+class Measured(Protocol):
+    """What a worker does for a stream."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be read now."""
+        ...
+
+    def champion(self, model: str, champion: Champion) -> None:
+        """From now on rows of this version are measured, against this reference."""
+        ...
+
+    def step(self) -> tuple[bool, Frame | None]:
+        """Do the next piece of work; whether there was any, and what is to be told. Raises Unmeasurable."""
+        ...
+
+    def stored(self) -> None:
+        """The batch under way is durable."""
+        ...
+
+    def take_notes(self) -> list[str]:
+        """What a log should say, since the last call."""
+        ...
+
+    def figures(self) -> dict[str, int]:
+        """How much it keeps."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; what is not stored is forgotten."""
+        ...
+
 
 INBOX = 10_000
 """Frames from the daemon that wait. There are at most a few per stream (one answer per batch), so it never fills; a full
@@ -39,7 +76,8 @@ class Worker:
         self._times = times
         self._inbox: queue.Queue[Frame | None] = queue.Queue(INBOX)
         self._stop = threading.Event()
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[tuple[str, str], Measured] = {}
+        """By stream and role: `files`, `partitions` (of topics), `windows` (made of them)."""
         self._samples = Samples()
         self._alive_at = -ALIVE_S
 
@@ -61,8 +99,8 @@ class Worker:
             busy = self._step()
             if self._times.monotonic() - self._alive_at >= ALIVE_S:
                 self._alive_at = self._times.monotonic()
-                problems = {name: session.problem for name, session in self._sessions.items()}
-                self._tell(Frame("alive", {"problems": problems}))
+                told = [[*name, session.problem, session.figures()] for name, session in self._sessions.items()]
+                self._tell(Frame("alive", {"sessions": told}))
         for session in self._sessions.values():
             session.close()
 
@@ -85,11 +123,12 @@ class Worker:
             except Unmeasurable as error:
                 traceback.print_exc()
                 self._close(name)
-                self._tell(Frame("unmeasurable", {"stream": name, "where": error.where, "why": error.why}))
+                body = {"stream": name[0], "role": name[1], "where": error.where, "why": error.why}
+                self._tell(Frame("unmeasurable", body))
                 continue
             busy = busy or read
-            for note in session.monitor.take_notes():
-                self._tell(Frame("note", {"stream": name, "text": note}))
+            for note in session.take_notes():
+                self._tell(Frame("note", {"stream": name[0], "text": note}))
             if batch is not None:
                 self._tell(batch)
             if self._stop.is_set():
@@ -98,36 +137,59 @@ class Worker:
 
     def _handle(self, frame: Frame) -> None:
         body = frame.body
-        match frame.kind:
-            case "open":
+        session = self._sessions.get((body.get("stream", ""), body.get("role", "")))
+        match frame.kind, session:
+            case "open", _:
                 self._open(frame)
-            case "close":
-                self._close(body["stream"])
-            case "stored" if body["stream"] in self._sessions:
-                self._sessions[body["stream"]].stored()
-            case "champion" if body["stream"] in self._sessions:
-                self._sessions[body["stream"]].champion(body["model"], Champion(**body["champion"]))
-            case "report":
+            case "close", _:
+                self._close((body["stream"], body["role"]))
+            case "champion", _:
+                for name, one in self._sessions.items():
+                    if name[0] == body["stream"]:
+                        one.champion(body["model"], Champion(**body["champion"]))
+            case "report", _:
                 self._report(frame)
+            case "stored", session if session is not None:
+                session.stored()
+            case "parts", ClosingSession():
+                session.parts(frame)
+            case "partitions", GroupSession():
+                session.opened(frame)
+            case "fenced", GroupSession():
+                session.fenced()
+            case "frontier", GroupSession():
+                session.frontier(body["far"], body["tail"])
 
     def _open(self, frame: Frame) -> None:
-        name = frame.body["plan"]["name"]
+        name = (frame.body["plan"]["name"], frame.body["role"])
         self._close(name)
         try:
-            self._sessions[name] = open_session(frame, self._samples, self._times, self._stop)
+            self._sessions[name] = self._session(frame)
         except BadInput as error:
-            self._tell(Frame("failed", {"stream": name, "why": str(error)}))
+            self._tell(Frame("failed", {"stream": name[0], "role": name[1], "why": str(error)}))
 
-    def _close(self, name: str) -> None:
+    def _session(self, frame: Frame) -> Measured:
+        match frame.body["role"]:
+            case "partitions":
+                return open_group(frame, open_log, self._times)
+            case "windows":
+                return open_closing(frame, self._samples, self._times)
+            case _:
+                return open_session(frame, self._samples, self._times, self._stop)
+
+    def _close(self, name: tuple[str, str]) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
             session.close()
 
     def _report(self, frame: Frame) -> None:
         body = frame.body
-        session = self._sessions.get(body["stream"])
+        sessions = (self._sessions.get((body["stream"], role)) for role in ("files", "windows"))
+        session = next((one for one in sessions if one is not None), None)
         try:
-            track = session.monitor.track(body["monitor"], body["segment"]) if session else None
+            track = None
+            if isinstance(session, Session | ClosingSession):
+                track = session.monitor.track(body["monitor"], body["segment"])
             if track is None:
                 raise BadInput("nothing is measured under this name")
             self._samples.report(track, body["last"], Path(body["path"]))
