@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from daemon.config import Config
 from daemon.context import LiveContext, Services
 from daemon.control import Controls, ControlServer
 from daemon.core.calls import Call
-from daemon.core.errors import ConfigError, DaemonError, StoreBusy
+from daemon.core.errors import ConfigError, DaemonError, Mistake, StoreBusy
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 from daemon.dispatcher import Dispatcher
@@ -51,6 +52,8 @@ STALLED = timedelta(minutes=2)
 """A source that has not reached its system for so long is stalled."""
 RELOAD_SECONDS = 1.0
 """How often the rule files are looked at."""
+LEAVE_SECONDS = 5.0
+"""How long sources and watches may take, together, to leave when the daemon stops."""
 
 
 def utc_now() -> datetime:
@@ -135,8 +138,10 @@ class App:
     def close(self) -> None:
         """Stop in reverse: nothing new comes in, what is at work is settled, what is queued is stored."""
         self.stop.set()
+        # What still waits for a full disk or a locked database is told to give up by the writer, further down.
+        until = time.monotonic() + LEAVE_SECONDS
         for thread in [*(kept.thread for kept in self._sources), *self._threads]:
-            thread.join(5)
+            thread.join(max(until - time.monotonic(), 0.0))
         self._control.stop()
         self._dispatcher.stop()
         self._registry.stop()
@@ -207,6 +212,7 @@ class App:
                 self._log.warning("rules.kept", mistakes=[str(mistake) for mistake in error.mistakes])
             except StoreBusy as error:
                 self._log.warning("rules.not_loaded", why=str(error))
+                self._rules.forget()
 
     def _watch_serving(self) -> None:
         while not self.stop.is_set():
@@ -248,7 +254,11 @@ class App:
         if "window" not in trigger.data:
             return
         folder = self.config.home / "evidence" / run
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._log.warning("evidence.not_asked", run=run, why=str(error))
+            return
         data = trigger.data
         path = str(folder / "drift-report.html")
         asked = Report(data["stream"], data["monitor"], data["segment"], int(data["window"]["last"]), path)
@@ -258,7 +268,10 @@ class App:
     # -- for the control socket
 
     def reload(self, first: bool = False) -> Mapping[str, Any]:
-        """Read the rules and put them in force, all or nothing; ConfigError leaves the last good set in force."""
+        """Read the rules and put them in force, all or nothing; ConfigError leaves the last good set in force.
+
+        StoreBusy when neither the rules nor what is wrong with them could be stored: to be done again.
+        """
         with self._reloading:
             return self._reload(first)
 
@@ -266,9 +279,7 @@ class App:
         try:
             loaded = self._rules.load()
         except ConfigError as error:
-            for mistake in error.mistakes:
-                where = f"{mistake.file}:{mistake.line}:{mistake.column}"
-                self._report(Problem("rule", where, mistake.message))
+            self.writer.submit(Batch(problems=tuple(_problem_of(mistake) for mistake in error.mistakes)))
             if not first:
                 raise
             # A daemon that restarts beside a broken file goes on with the set that was in force before.
@@ -292,17 +303,22 @@ class App:
         stuck = [kept.source.name for kept in self._sources if kept.told]
         return {
             "version": __version__,
-            "ready": writer.failure is None and not stuck,
+            "ready": writer.failure is None and not writer.waiting and not stuck,
             "epoch": writer.epoch,
             "seq": standing.seq,
             "recorded_at": standing.at.isoformat(),
             "paused": standing.world.paused,
             "rules": {"revision": writer.rules.revision, "count": len(writer.rules.rules)},
             "queued": writer.queued,
+            "waiting": writer.waiting,
             "audit": {"seq": standing.audit, "hash": standing.head},
             "stalled": stuck,
             "sources": sources,
         }
+
+
+def _problem_of(mistake: Mistake) -> Problem:
+    return Problem("rule", f"{mistake.file}:{mistake.line}:{mistake.column}", mistake.message)
 
 
 def _health(source: Source) -> dict[str, Any]:
@@ -325,12 +341,30 @@ def settle_garbage() -> None:
     gc.enable()
 
 
+def stop_at_signals(stop: threading.Event) -> None:
+    """From now on SIGTERM and SIGINT set `stop`. Call it in the main thread.
+
+    A Python handler runs in the middle of whatever the main thread does, also while that holds the lock inside of `stop`
+    and would wait for itself; so the interpreter writes a byte instead (set_wakeup_fd), and a thread sets `stop`.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+
+    def listen(told: socket.socket, _kept_open: socket.socket) -> None:
+        told.recv(1)
+        stop.set()
+
+    threading.Thread(target=listen, args=(told, tell), name="signals", daemon=True).start()
+
+
 def run(config: Config, on_point: OnPoint = no_point) -> int:
     """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code."""
     start_logging()
     app = App(config, on_point)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: app.stop.set())
+    stop_at_signals(app.stop)
     try:
         app.start()
         settle_garbage()

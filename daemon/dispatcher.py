@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -58,12 +59,13 @@ class Dispatcher:
         self._writer.serve(len(self._threads), self._hand_out)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Take no more calls; wait for those at work."""
+        """Take no more calls; wait for those at work, `timeout` seconds for all of them."""
         self._writer.serve(0, lambda _claimed: None)
         for _ in self._threads:
             self._calls.put(None)
+        until = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(until - time.monotonic(), 0.0))
 
     def _hand_out(self, claimed: list[Claimed]) -> None:
         for one in claimed:

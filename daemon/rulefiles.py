@@ -65,6 +65,10 @@ class RuleFolder:
         self._seen = marks
         return self._content() != self._digest
 
+    def forget(self) -> None:
+        """What was read last did not come to count: `changed` until the next `load`."""
+        self._seen, self._digest = (), ""
+
     def load(self) -> Loaded:
         """Read everything; raises ConfigError with all mistakes when there is one."""
         self._seen = self._marks()

@@ -54,7 +54,7 @@ class Champions:
                     continue
                 try:
                     champion = self._champion(name, model)
-                except ClientError as error:
+                except (ClientError, OSError) as error:  # OSError: no room for its reference
                     problem = str(error)
                     continue
                 if self._known.get(name) != champion:

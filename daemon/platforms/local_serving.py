@@ -66,27 +66,34 @@ class LocalServing:
         """See to it that the gateway runs; call it now and then. Waits at most `wait` seconds for one that it starts.
 
         A gateway that answers is adopted whoever started it, one that died is started again, one that has said nothing
-        for half a minute is killed first. Raises Unavailable when it does not come up, with what it said.
+        for half a minute is killed first. Raises Unavailable when it does not come up, with what it said, and when the
+        home cannot be written.
         """
         with self._starting:
-            if self._process is not None and self._process.poll() is not None:
-                self._process = None
-            self._tell_targets()
-            if self._answers():
-                return
-            if (pid := self._alive()) is not None:
-                # One whose first thread is gone is ending, though its others may still hold the lock.
-                if shim.start_of(pid) and time.monotonic() - self._answered_at < _HUNG_SECONDS:
-                    raise Unavailable("gateway", "health", f"process {pid} runs but does not answer")
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._wait_until_gone(_END_SECONDS)
-            self._start()
-            deadline = time.monotonic() + wait
-            while not self._answers():
-                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                    raise Unavailable("gateway", "start", self._last_words())
-                time.sleep(0.05)
+            try:
+                self._ensured(wait)
+            except OSError as error:
+                raise Unavailable("gateway", "start", str(error)) from error
+
+    def _ensured(self, wait: float) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+        self._tell_targets()
+        if self._answers():
+            return
+        if (pid := self._alive()) is not None:
+            # One whose first thread is gone is ending, though its others may still hold the lock.
+            if shim.start_of(pid) and time.monotonic() - self._answered_at < _HUNG_SECONDS:
+                raise Unavailable("gateway", "health", f"process {pid} runs but does not answer")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._wait_until_gone(_END_SECONDS)
+        self._start()
+        deadline = time.monotonic() + wait
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable("gateway", "start", self._last_words())
+            time.sleep(0.05)
 
     def stop(self, wait: float = 20.0) -> None:
         """End the gateway, in order: what it has begun is answered and its log is closed. Harmless when none runs."""

@@ -218,6 +218,19 @@ def test_a_damaged_state_is_not_guessed_at(tmp_path: Path) -> None:
         LocalServing(config_of(tmp_path)).ensure()
 
 
+def test_a_home_that_cannot_be_written_is_told_and_heals(tmp_path: Path) -> None:
+    """While the gateway's folder cannot be made, on a full disk for one, it is unavailable; later it starts."""
+    serving = LocalServing(config_of(tmp_path))
+    (tmp_path / "gateway").write_text("a file where the folder should be")
+    with pytest.raises(Unavailable, match="gateway"):
+        serving.ensure()
+    (tmp_path / "gateway").unlink()
+    try:
+        serving.ensure()
+    finally:
+        serving.stop()
+
+
 def test_a_log_that_cannot_be_written_is_told_and_heals(own_gateway: Gateway, models: Models) -> None:
     """Requests are answered while their log cannot be written; health and `served` say so until it is written."""
     own_gateway.deployed("t", **{"1": models.one})

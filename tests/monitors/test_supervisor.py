@@ -246,6 +246,17 @@ def test_a_registry_that_does_not_answer_delays_no_stream(lab: Lab, data: Path) 
         wait_for(lambda: b'"version":"1"' in daemon.writer.states("car-loan")["head"])
 
 
+def test_a_reference_that_finds_no_place_is_had_later(lab: Lab, data: Path) -> None:
+    """While the reference cannot be put down health says so; when it can, it is fetched without being asked for."""
+    place = lab.home / "references"
+    place.write_text("a file where the folder should be")
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    with lab.daemon() as daemon:
+        wait_for(lambda: "references" in daemon.supervisor.health().problem)
+        place.unlink()
+        wait_for(lambda: b'"version":"1"' in daemon.writer.states("car-loan").get("head", b""))
+
+
 def test_a_silent_stream_is_reported_once(lab: Lab, data: Path) -> None:
     """A stream that brings nothing for its `stalled` time is one event, and one more after it has spoken again."""
     lab.changes["stalled"] = "1s"

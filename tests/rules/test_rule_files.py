@@ -210,6 +210,17 @@ def test_a_broken_edit_is_told_once_and_its_repair_is_noticed(config: Config, fo
     assert [rule.name for rule in folder.load().rules.rules] == ["r"]
 
 
+def test_what_did_not_come_to_count_is_read_again(config: Config, folder: RuleFolder) -> None:
+    """When the store could not take a set of rules, the same files count as changed until they are loaded again."""
+    (config.rules / "a.yaml").write_text(SMALL)
+    folder.load()
+    folder.forget()
+
+    assert folder.changed()
+    folder.load()
+    assert not folder.changed()
+
+
 def test_a_changed_template_is_noticed(config: Config, folder: RuleFolder) -> None:
     """Rules are checked against the approved templates, so those are watched too."""
     (config.rules / "a.yaml").write_text(SMALL)
