@@ -5,7 +5,7 @@ Answers: 202 once the events are durable, a repeat too (`fresh` says which were 
 that is not understood · 503 with Retry-After while the store or this server is busy: nothing was taken.
 
 Nothing of a request is looked into before its signature holds, and what the unsigned can cause is bounded: requests at
-once, bytes, seconds, and one stored problem a minute and hook.
+once, bytes, seconds, and one stored problem a minute for each hook and reason.
 
 MLflow's own webhooks (`X-MLflow-Signature`, same secret) are only a hint to look at the registry now: they get lost, and
 say nothing that the poll does not find.
@@ -44,8 +44,15 @@ STORE_S = 10.0
 """How long a request waits until its events are durable."""
 BUSY_AGAIN_S = 5
 TELL_UNSIGNED_S = 60.0
-"""Requests without a valid signature are stored as a problem at most once in so long, for each hook."""
+"""What the unsigned do wrong is stored as a problem at most once in so long, for each hook and reason."""
 BIND_AGAIN_S = 5.0
+_UNSIGNED: Mapping[int, str] = {
+    401: "requests came without a valid signature within the window; check the secret and clock of the sender",
+    404: "requests came for a hook that config.yaml does not name",
+    408: "bodies of requests did not come in time and were not taken",
+    413: "bodies of requests were larger than webhook.max_bytes and were not taken",
+}
+"""What becomes a problem before anybody knows who speaks, by the status of the answer."""
 
 
 class _Refusal(Exception):
@@ -137,7 +144,7 @@ class Hooks:
         self._pulse = pulse
         self._wake = wake
         self._at_once = 0
-        self._told: dict[str, datetime] = {}
+        self._told: dict[tuple[str, int], datetime] = {}
 
     def app(self) -> Starlette:
         """The ASGI application with the one route."""
@@ -148,10 +155,14 @@ class Hooks:
         if self._at_once >= AT_ONCE:
             return _busy()
         self._at_once += 1
+        name = request.path_params["name"]
         try:
-            return await self._taken(request.path_params["name"], request)
-        except _Refusal as refusal:
-            return JSONResponse({"error": refusal.reason}, refusal.status)
+            try:
+                return await self._taken(name, request)
+            except _Refusal as refusal:
+                if refusal.status in _UNSIGNED:
+                    await self._note_unsigned(name, refusal.status)
+                return JSONResponse({"error": refusal.reason}, refusal.status)
         except StoreBusy:
             return _busy()
         except ClientDisconnect:
@@ -171,7 +182,7 @@ class Hooks:
             self._wake()
             return JSONResponse({"seqs": [], "fresh": []}, 202)
         if not is_signed(secret, request.headers.items(), body, now, hook.window):
-            await self._note_unsigned(name, now)
+            self.unsigned[name] += 1
             raise _Refusal(401, "the signature does not hold, or its time is outside the window")
         try:
             events = tuple(event_of(name, told, now) for told in read_request(headers, body))
@@ -201,14 +212,14 @@ class Hooks:
     async def _store(self, batch: Batch) -> Receipt:
         return await run_in_threadpool(functools.partial(self._intake.submit, batch, timeout=STORE_S))
 
-    async def _note_unsigned(self, name: str, now: datetime) -> None:
-        self.unsigned[name] += 1
-        told = self._told.get(name)
+    async def _note_unsigned(self, name: str, status: int) -> None:
+        """Store a problem, unless the same was stored a short while ago; a name that nobody configured is not repeated."""
+        where = f"hooks/{name}" if name in self._hooks else "hooks"
+        told, now = self._told.get((where, status)), self._clock()
         if told is not None and abs((now - told).total_seconds()) < TELL_UNSIGNED_S:
             return
-        self._told[name] = now
-        reason = "requests came without a valid signature within the window; check the secret and clock of the sender"
-        await self._store(Batch(problems=(Problem("webhook", f"hooks/{name}", reason),)))
+        self._told[where, status] = now
+        await self._store(Batch(problems=(Problem("webhook", where, _UNSIGNED[status]),)))
 
 
 def _bind(host: str, port: int) -> socket.socket:
