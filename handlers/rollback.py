@@ -36,7 +36,7 @@ from daemon.handling import (
     parse_duration,
 )
 from handlers.parts.settled import settled
-from handlers.parts.traffic import READY_SECONDS, deployed, ours, pin_tag, pinned, same, shift, trouble
+from handlers.parts.traffic import READY_SECONDS, deployed, move_alias, ours, pin_tag, pinned, same, shift, trouble
 
 STRAY = 0.001
 """Share of requests that may be logged late under the old version, after the time to settle."""
@@ -211,10 +211,7 @@ def _restore(call: Call, context: Context, way: Way) -> tuple[Answer, ...]:
                 Answer("registry", "alias", {"alias": alias, "version": points, "before": "", "moved": False})
             )
             continue
-        context.registry.set_alias(registered, alias, version)
-        after = context.registry.alias(registered, alias)
-        if after != version:
-            raise Conflict("registry", "set_alias", f"{alias} was set to version {version} and reads {after or 'none'}")
+        after = move_alias(call, context, alias, version, points)
         answers.append(Answer("registry", "read_back", {"alias": alias, "version": after, "before": points}))
     return tuple(answers)
 

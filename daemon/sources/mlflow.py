@@ -12,6 +12,7 @@ The cursor: {registered name: null (does not exist) | {
     live      all versions that exist
     aliases   alias -> version
     turns     changes of aliases seen, so that each has an id of its own even when an alias goes to and fro
+    movers    alias -> the run of ours that moved it last, as far as was seen: a run moves an alias to a version once
 }}
 """
 
@@ -21,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -45,6 +47,19 @@ State = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Mover:
+    """A run of ours that moved an alias."""
+
+    run: str
+    chain: tuple[str, ...]
+    """The runs that led to it, oldest first, itself last."""
+
+
+Movers = Mapping[tuple[str, str], Mover]
+"""By registered name and alias. Aliases that somebody else moved are not in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What happened between the cursor and now."""
 
@@ -65,6 +80,7 @@ def changes(
     snapshot: Sequence[RegisteredModel],
     watched: Mapping[str, Sequence[str]],
     now: datetime,
+    movers: Movers = MappingProxyType({}),
 ) -> Changes:
     """What the events are that lead from `cursor` to `snapshot`: a pure function.
 
@@ -97,11 +113,18 @@ def changes(
         moved = _moved(before, model)
         turns = before["turns"] if before else 0
         for turn, (alias, version, previous) in enumerate(moved, start=turns):
-            events += step.alias_changed(alias, version, previous, turn)
+            mover = movers.get((name, alias))
+            events += step.alias_changed(alias, version, previous, turn, mover.chain if mover else ())
         gone = sorted(set(before["live"]) - model.live, key=int) if before else []
         events += [event for version in gone for event in step.deleted(version)]
         handled = {int(version.version) for version in fresh} | set(before["ahead"] if before else ())
-        after[name] = _state(model, before["above"] if before else 0, handled, turns + len(moved))
+        after[name] = {
+            **_state(model, before["above"] if before else 0, handled, turns + len(moved)),
+            "movers": {
+                **(before.get("movers", {}) if before else {}),
+                **{alias: movers[name, alias].run for alias, _, _ in moved if (name, alias) in movers},
+            },
+        }
     return Changes(tuple(events), after, tuple(problems), again)
 
 
@@ -131,6 +154,7 @@ class MlflowSource:
             self._wake.clear()
             try:
                 snapshot = self._registry.models(above(cursor, list(self._watched)))
+                movers = self._movers(cursor, snapshot)
             except ClientError as error:
                 self._pulse.ails(f"the registry does not answer: {error}")
                 if not isinstance(error, Unavailable):
@@ -140,7 +164,7 @@ class MlflowSource:
                 continue
             pause = AGAIN_S
             self._pulse.alive()
-            found = changes(cursor, snapshot, self._watched, self._clock())
+            found = changes(cursor, snapshot, self._watched, self._clock(), movers)
             if found.events or found.problems or found.cursor != cursor:
                 moved = (Cursor(self.name, found.cursor),)
                 if deliver(intake, Batch(found.events, moved, problems=found.problems), stop, self._pulse) is None:
@@ -152,6 +176,21 @@ class MlflowSource:
     def health(self) -> Health:
         """How it is doing now."""
         return self._pulse.health()
+
+    def _movers(self, cursor: Mapping[str, Any] | None, snapshot: Sequence[RegisteredModel]) -> Movers:
+        """Who of ours moved the aliases that have changed, by the tags of the versions that they point to now."""
+        movers: dict[tuple[str, str], Mover] = {}
+        for model in snapshot:
+            before: State | None = (cursor or {}).get(model.name)
+            if before is None or before["created"] != model.created:
+                continue
+            for alias, version, previous in _moved(before, model):
+                if version in model.live:
+                    tags = self._registry.version(model.name, version).tags
+                    mover = mover_of(tags, alias, previous, before.get("movers", {}).get(alias, ""))
+                    if mover is not None:
+                        movers[model.name, alias] = mover
+        return movers
 
     def _rest(self, seconds: float, stop: threading.Event) -> None:
         while seconds > 0 and not stop.is_set() and not self._wake.wait(min(seconds, _SLICE_S)):
@@ -187,10 +226,12 @@ class _Step:
             "model.registered", [version.version], {**data, "tags": dict(version.tags)}, chain_of(version)
         )
 
-    def alias_changed(self, alias: str, version: str, previous: str, turn: int) -> Iterator[Event]:
+    def alias_changed(
+        self, alias: str, version: str, previous: str, turn: int, chain: tuple[str, ...]
+    ) -> Iterator[Event]:
         """An alias points to another version than before, or to one where there was none, or to none."""
         data = {"alias": alias, "version": version, "previous": previous}
-        return self._events("model.alias_changed", [alias, version, turn], data)
+        return self._events("model.alias_changed", [alias, version, turn], data, chain)
 
     def deleted(self, version: str) -> Iterator[Event]:
         """A version is gone; empty: the registered model with all of them."""
@@ -217,6 +258,23 @@ def chain_of(version: ModelVersion) -> tuple[str, ...]:
         told = []
     chain = tuple(told) if isinstance(told, list) and all(isinstance(item, str) for item in told) else ()
     return chain if not run or run in chain else (*chain, run)
+
+
+def mover_of(tags: Mapping[str, str], alias: str, previous: str, credited: str) -> Mover | None:
+    """The run of ours that moved the alias from `previous` to the version with these tags; None when it was somebody else.
+
+    `credited` is the run whose move of this alias was seen last. Its tag stays on the version, so when the alias comes
+    back there later, that was somebody else. A tag that is none of ours, or of another move, counts as none.
+    """
+    try:
+        told = orjson.loads(tags.get(f"driftd.moved.{alias}", "null"))
+        run, chain, came_from = told["run"], told["chain"], told["from"]
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return None
+    named = isinstance(run, str) and isinstance(chain, list) and all(isinstance(item, str) for item in chain)
+    if not named or came_from != previous or run in {"", credited}:
+        return None
+    return Mover(run, (*(item for item in chain if item != run), run))
 
 
 def _baseline(model: RegisteredModel) -> dict[str, Any]:

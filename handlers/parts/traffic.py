@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-from daemon.handling import Answer, Call, Conflict, Context, Refused, Traffic, Unavailable
+from daemon.handling import Answer, Call, Conflict, Context, Refused, Traffic, Unavailable, canonical
 
 READY_SECONDS = 300.0
 """Longest that a version may take to load."""
@@ -154,14 +154,27 @@ def set_alias(call: Call, context: Context, alias: str, version: str, expected: 
         raise Conflict(
             "registry", "set_alias", f"{alias} points to version {before or 'none'}, not {expected or 'none'}"
         )
-    context.registry.set_alias(registered, alias, version)
-    after = context.registry.alias(registered, alias)
-    if after != version:
-        raise Conflict("registry", "set_alias", f"{alias} was set to version {version} and reads {after or 'none'}")
+    after = move_alias(call, context, alias, version, before)
     return (
         Answer("registry", "set_alias", {"name": registered, "alias": alias, "version": version, "before": before}),
         Answer("registry", "read_back", {"name": registered, "alias": alias, "version": after}),
     )
+
+
+def move_alias(call: Call, context: Context, alias: str, version: str, before: str) -> str:
+    """Point the alias at the version and read it back; where it points then. Conflict when that is elsewhere.
+
+    Who moves it from where is a tag of the version, written first: so the change is known as this run's when the registry
+    is polled, and a rule does not start over because of what it did itself.
+    """
+    registered = context.model(call.model).registered
+    moved = {"run": call.run, "chain": list(call.chain), "from": before}
+    context.registry.set_tag(registered, version, f"driftd.moved.{alias}", canonical(moved).decode())
+    context.registry.set_alias(registered, alias, version)
+    after = context.registry.alias(registered, alias)
+    if after != version:
+        raise Conflict("registry", "set_alias", f"{alias} was set to version {version} and reads {after or 'none'}")
+    return after
 
 
 def identity(call: Call, context: Context, version: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import orjson
 
 from daemon.config import Config
 from daemon.core.rules import RuleSet
-from daemon.intake import Batch, FileMark, Receipt
+from daemon.intake import ALL, Batch, FileMark, Receipt
 from daemon.running import Running
 from daemon.sources.base import Source
 from daemon.store.sqlite import SqliteStore
@@ -91,9 +91,13 @@ class Desk:
         """See Intake."""
         return self.writer.cursor(source)
 
-    def files(self, owner: str) -> dict[str, FileMark]:
+    def files(self, owner: str, after: str = "", limit: int = ALL) -> dict[str, FileMark]:
         """See Intake."""
-        return self.writer.files(owner)
+        return self.writer.files(owner, after, limit)
+
+    def gone(self, owner: str) -> bytes:
+        """See Intake."""
+        return self.writer.gone(owner)
 
     def progress(self, stream: str, partition: str) -> int:
         """See Intake."""
@@ -106,6 +110,11 @@ class Desk:
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The data of all stored events of a type, in order."""
         return [orjson.loads(row[0]) for row in self._rows("SELECT data FROM events WHERE type = ? ORDER BY seq", kind)]
+
+    def chains(self, kind: str) -> list[tuple[str, ...]]:
+        """The chains of all stored events of a type, in order."""
+        rows = self._rows("SELECT chain FROM events WHERE type = ? ORDER BY seq", kind)
+        return [tuple(orjson.loads(row[0])) for row in rows]
 
     def problems(self, kind: str) -> list[tuple[str, str]]:
         """Where and why, of all stored problems of a kind."""

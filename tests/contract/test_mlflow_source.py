@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from daemon.clients.registry import RegistryProcess
 from daemon.config import Model
 from daemon.core.events import Event
 from daemon.core.schema import check_data
-from daemon.sources.mlflow import MlflowSource, above, chain_of, changes
+from daemon.sources.mlflow import MlflowSource, above, chain_of, changes, mover_of
 from tests.contract.desk import Clock, Desk, eventually, running
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -276,6 +277,54 @@ def test_what_is_told_leads_to_what_is_there(operations: list[tuple[str, int]]) 
             assert {str(n) for n, status in registry.versions.items() if status == "READY"} == versions
             assert champion == registry.aliases.get("champion", "")
             break
+
+
+MOVED = {"driftd.moved.champion": '{"chain":["r0"],"from":"1","run":"r1"}'}
+
+
+@pytest.mark.parametrize(
+    ("tags", "previous", "credited", "chain"),
+    [
+        (MOVED, "1", "", ("r0", "r1")),
+        (MOVED, "1", "r0", ("r0", "r1")),
+        (MOVED, "1", "r1", None),  # the run's move was seen before: this one is somebody else's
+        (MOVED, "3", "", None),  # the run had moved it from elsewhere
+        ({}, "1", "", None),
+        ({"driftd.moved.champion": "no JSON"}, "1", "", None),
+        ({"driftd.moved.champion": "[]"}, "1", "", None),
+        ({"driftd.moved.champion": '{"chain":[1],"from":"1","run":"r1"}'}, "1", "", None),
+        ({"driftd.moved.champion": '{"chain":[],"from":"1","run":""}'}, "1", "", None),
+    ],
+)
+def test_who_moved_an_alias_is_read_from_its_version(
+    tags: dict[str, str], previous: str, credited: str, chain: tuple[str, ...] | None
+) -> None:
+    """A run's own move carries its chain, once; anything else counts as somebody else's."""
+    mover = mover_of(tags, "champion", previous, credited)
+    assert chain == (mover and mover.chain)
+
+
+def _changed(desk: Desk, times: int) -> bool:
+    return len(desk.events("model.alias_changed")) == times
+
+
+def test_a_runs_own_move_carries_its_chain_once(
+    registry: RegistryProcess, client: Any, name: str, clock: Clock, desk: Desk
+) -> None:
+    """On a real MLflow: the alias is moved by a run, taken back and moved again by somebody: one event has the chain."""
+    client.create_registered_model(name)
+    for _ in range(2):
+        client.create_model_version(name, source="file:///nowhere")
+    client.set_registered_model_alias(name, "champion", "1")
+    source = MlflowSource(registry, {"churn": Model(task="binary", registered=name)}, 60, clock)
+    with running(source, desk):
+        eventually(lambda: desk.cursor(source.name))
+        client.set_model_version_tag(name, "2", *next(iter(MOVED.items())))
+        for count, version in enumerate(("2", "1", "2"), start=1):
+            client.set_registered_model_alias(name, "champion", version)
+            source.wake()
+            eventually(partial(_changed, desk, count))
+    assert desk.chains("model.alias_changed") == [("r0", "r1"), (), ()]
 
 
 def test_a_real_registry_is_followed_through_all_its_changes(
