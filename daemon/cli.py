@@ -27,7 +27,7 @@ from daemon.core.errors import ConfigError, DaemonError
 
 COMMANDS = {
     "start": "daemon.commands.start:start",
-    "stop": "daemon.commands.operate:stop",
+    "stop": "daemon.commands.stop:stop",
     "status": "daemon.commands.operate:status",
     "check": "daemon.commands.check:check",
     "reload": "daemon.commands.operate:reload",

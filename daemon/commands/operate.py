@@ -62,15 +62,6 @@ def cancel(context: typer.Context, run: RunName, by: By = "", reason: Reason = "
     _tell_run(workplace(context), Word("cancel", run, by, reason, as_json))
 
 
-def stop(context: typer.Context, as_json: AsJson = False) -> None:
-    """Stop the daemon: what is at work is settled, jobs and the gateway go on by themselves."""
-    ask(workplace(context).home, {"op": "stop"})
-    if as_json:
-        print_json({"stopping": True})
-    else:
-        print_line("It is stopping.")
-
-
 def reload(context: typer.Context, as_json: AsJson = False) -> None:
     """Read the rules again now, all or nothing (it happens by itself within a second or two of an edit)."""
     answer = ask(workplace(context).home, {"op": "reload"})

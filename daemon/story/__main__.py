@@ -29,7 +29,11 @@ def main() -> int:
             play(stage, board, seen)
         summary.show(stage, seen, time.monotonic() - began)
         if keep:
-            print(f"The daemon is up (pid {stage.leave('daemon')}); stop it with `.venv/bin/driftd stop`.")
+            home = stage.config.home
+            print(
+                f"The daemon is up (pid {stage.leave('daemon')}), and the gateway that it serves models by; end both with"
+            )
+            print(f"DRIFTD_HOME={home} .venv/bin/driftd stop --gateway")
             kept = True
     except StoryFailed as failed:
         print(f"The story broke off: {failed}", file=sys.stderr)

@@ -157,5 +157,5 @@ def test_reload_of_rules_with_mistakes_tells_them(household: Household) -> None:
 
 def test_stop_asks_the_daemon_to_stop(household: Household) -> None:
     """It is told to, and says so."""
-    assert household.json("stop") == {"stopping": True}
+    assert household.json("stop") == {"stopping": True, "gateway": False}
     assert household.stopped.wait(10)

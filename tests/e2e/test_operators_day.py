@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from daemon.core.runs import State
+from daemon.platforms.shim import start_of
 from daemon.sources.signatures import SIGNATURE, TIMESTAMP, sign
 from tests.e2e.home import Home, free_port, home
 
@@ -148,7 +149,11 @@ def test_an_operators_day(here: Home) -> None:
 
     # What was meant for the pause is over with it.
     assert [run for run in here.runs() if run.trigger.data.get("name") == "paused.csv"] == []
+    gateway = orjson.loads((here.state / "gateway" / "gateway.json").read_bytes())
+    assert start_of(gateway["pid"]) == gateway["start"]
+    _must(here, "stop", "--gateway")
     assert here.end("daemon") == 0
+    assert start_of(gateway["pid"]) != gateway["start"]
     _must(here, "audit", "verify")
     said = [one.recorded.event.data for one in reversed(here.events("control.changed"))]
     assert [(one["verb"], one["reason"]) for one in said] == [
