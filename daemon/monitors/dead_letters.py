@@ -2,10 +2,14 @@
 
 A letter's name derives from the file and record that it is about, so reading the same thing again after a crash writes
 the same letter, not a second one. Privacy is applied: what it forbids to store is not stored here either.
+
+A letter that finds no room on the disk waits for it: whoever reads the stream stores no progress until all are `kept`, so
+a worker that dies meanwhile reads the same records again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -25,6 +29,7 @@ LETTERS = 10_000
 """Most letters of a stream: a source that sends nothing but rubbish must not fill the disk."""
 COPY_BYTES = 64 << 20
 """A larger file is not copied: its note says where it lies."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 NAMED = 20
 """Most problems with a position of their own per chunk; the others share one, and all are in the letter."""
 
@@ -35,6 +40,26 @@ class DeadLetters:
     def __init__(self, plan: StreamPlan) -> None:
         self._plan = plan
         self._folder = Path(plan.dead_letters)
+        self._waiting: dict[Path, bytes | str] = {}
+        """Letters without room: their content, or the file to be copied."""
+
+    @property
+    def problem(self) -> str:
+        """Why letters wait; empty when all are where they belong."""
+        return f"there is no room in {self._folder} for {len(self._waiting)} dead letters" if self._waiting else ""
+
+    def kept(self) -> bool:
+        """Whether every letter has been written; those that found no room are tried again."""
+        try:
+            while self._waiting:
+                target, what = next(iter(self._waiting.items()))
+                self._put(target, what)
+                del self._waiting[target]
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                return False
+            self._waiting.clear()  # the folder is gone, or no longer ours: nothing would ever be kept
+        return True
 
     def records(self, path: str, start: int, malformed: Sequence[Malformed]) -> tuple[Problem, ...]:
         """Keep the malformed records of the chunk of `path` that begins at record `start`; the problems to report."""
@@ -70,7 +95,7 @@ class DeadLetters:
         """Keep a file that cannot be read as a whole (unless privacy forbids it); the problem to report."""
         note, lost = self._write(f"{_stem(path)}.json", orjson.dumps({"file": path, "reason": reason}))
         if note and not self._plan.privacy:
-            self._copy(path)
+            lost += self._copy(path)
         return Problem("file", path, reason + lost, note)
 
     def _line(self, path: str, record: Malformed) -> dict[str, Any]:
@@ -87,26 +112,54 @@ class DeadLetters:
     def _write(self, name: str, content: bytes) -> tuple[str, str]:
         """Path of the letter, or an empty one and what to add to the reason."""
         target = self._folder / name
-        part = target.with_name(f".{name}.part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if not target.exists() and sum(1 for _ in os.scandir(self._folder)) >= LETTERS:
                 return "", f" (not kept: {self._folder} is full)"
-            part.write_bytes(content)
-            part.replace(target)
+            self._put(target, content)
         except OSError as error:
-            return "", f" (not kept: {error.strerror or error})"
+            if error.errno not in NO_ROOM:
+                return "", f" (not kept: {error.strerror or error})"
+            self._waiting[target] = content
         return str(target), ""
 
-    def _copy(self, path: str) -> None:
+    def _copy(self, path: str) -> str:
+        """Keep a file beside its note; why that cannot be, or nothing."""
         target = self._folder / f"{_stem(path)}{Path(path).suffix}"
         try:
-            if target.exists():
+            self._put(target, path)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                return f" (not copied: {error.strerror or error})"
+            self._waiting[target] = path
+        return ""
+
+    def _put(self, target: Path, what: bytes | str) -> None:
+        """Write a letter, whole or not at all. A file is linked, or copied when that cannot be and it is not too large."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            if isinstance(what, bytes):
+                part.write_bytes(what)
+            elif not _copied(Path(what), target, part):
                 return
-            os.link(path, target)
+            part.replace(target)
         except OSError:
-            if Path(path).stat().st_size <= COPY_BYTES:
-                shutil.copyfile(path, target)
+            part.unlink(missing_ok=True)  # what there is room for is needed by others
+            raise
+
+
+def _copied(source: Path, target: Path, part: Path) -> bool:
+    """Whether a copy was made as `part`: none is when the target is there, a link could be made of it, or it is too large."""
+    if target.exists():
+        return False
+    try:
+        os.link(source, target)
+    except OSError:
+        if source.stat().st_size <= COPY_BYTES:
+            shutil.copyfile(source, part)
+            return True
+    return False
 
 
 def _stem(path: str) -> str:

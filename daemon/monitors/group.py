@@ -164,7 +164,7 @@ class GroupSession:
             wanted, self._wanted = self._wanted, []
             return True, Frame("want", {"stream": self.plan.name, "partitions": wanted})
         passed = self._times.monotonic() - self._stored_at
-        if not self._under_way and self._changed() and (passed >= CHECKPOINT_S or not busy):
+        if not self._under_way and self._changed() and self._kept() and (passed >= CHECKPOINT_S or not busy):
             return busy, self._checkpoint()
         return busy, None
 
@@ -194,7 +194,16 @@ class GroupSession:
     def _is_full(self) -> bool:
         """The daemon is slower than the stream, or its disk is full: wait."""
         late = self._times.monotonic() - self._stored_at >= CHECKPOINT_S
-        return (self._under_way and late and self._changed()) or self._times.monotonic() < self._retry_at
+        waits = (self._under_way and late and self._changed()) or self._times.monotonic() < self._retry_at
+        return waits or not self._kept()
+
+    def _kept(self) -> bool:
+        """Whether all dead letters are where they belong; while one finds no room nothing is read, and nothing stored."""
+        letters = [owned.monitor.letters for owned in self._owned.values() if owned.monitor is not None]
+        waiting = [one for one in letters if not one.kept()]
+        if waiting:
+            self.problem = waiting[0].problem
+        return not waiting
 
     def _read(self) -> bool:
         if self._log is None:

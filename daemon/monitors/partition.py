@@ -109,7 +109,8 @@ class PartitionMonitor:
         self._champions = champions
         self._format = made
         self._slicing = Slicing(plan.slice_us, plan.lateness_us if self._content == "predictions" else 0)
-        self._letters = DeadLetters(plan)
+        self.letters = DeadLetters(plan)
+        """No progress may be stored while some of them wait for room."""
         self.head = head
         self._stored = head.position
         self._is_new = not stored
@@ -311,7 +312,7 @@ class PartitionMonitor:
         bad = sorted(malformed, key=lambda one: one.where)
         if bad:
             self.head = replace(self.head, malformed=self.head.malformed + len(bad))
-        for problem in self._letters.positions(self.head.name, bad):
+        for problem in self.letters.positions(self.head.name, bad):
             self._problem(problem)
 
     def _problem(self, problem: Problem) -> None:

@@ -45,6 +45,11 @@ class Reader(Protocol):
         """Why nothing can be read now; empty when all is well."""
         ...
 
+    @property
+    def letters(self) -> DeadLetters:
+        """Its dead letters: no progress may be stored while some of them wait for room."""
+        ...
+
     def next(self) -> Block | None:
         """The next block; None when there is nothing now."""
         ...
@@ -90,6 +95,11 @@ class FilesReader:
     def problem(self) -> str:
         """Why nothing can be read now; empty when all is well."""
         return next((watch.problem for watch in self._watches.values() if watch.problem), "")
+
+    @property
+    def letters(self) -> DeadLetters:
+        """See Reader."""
+        return self._letters
 
     def next(self) -> Block | None:
         """The next block; None when there is nothing now."""

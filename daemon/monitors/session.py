@@ -69,7 +69,7 @@ class Session:
     @property
     def problem(self) -> str:
         """Why nothing can be read now."""
-        return self._reader.problem
+        return self._reader.problem or self._reader.letters.problem or self.monitor.letters.problem
 
     def skip(self, where: str, why: str) -> None:
         """Give up a file that cannot be measured."""
@@ -88,6 +88,8 @@ class Session:
         full = self.monitor.events >= CHECKPOINT_EVENTS or passed >= CHECKPOINT_S
         if self._under_way and full and self.monitor.changed:
             return False, None  # the daemon is slower than the stream, or its disk is full: wait
+        if not (self.monitor.letters.kept() and self._reader.letters.kept()):
+            return False, None
         block = self._reader.next()
         if block is not None:
             rows = block.raw.count if block.raw is not None and block.content == "predictions" else 0
@@ -101,6 +103,7 @@ class Session:
         elif self.monitor.is_open and self._times.monotonic() - self._rows_at >= self.plan.idle:
             self.monitor.idle()
         due = self.monitor.changed and not self._under_way and (full or block is None)
+        due = due and self.monitor.letters.kept() and self._reader.letters.kept()
         return block is not None, self._checkpoint() if due else None
 
     def stored(self) -> None:

@@ -39,6 +39,11 @@ class StreamMonitor(StreamMeasures):
         """Where its reader should go on."""
         return self._resume
 
+    @property
+    def letters(self) -> DeadLetters:
+        """Its dead letters: no progress may be stored while some of them wait for room."""
+        return self._letters
+
     def process(self, block: Block, now: int) -> None:
         """Measure the next block; `now` in µs since 1970."""
         for problem in block.problems:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from daemon.core.monitors import Monitor, Window
@@ -14,6 +15,7 @@ from daemon.monitors import stream
 from daemon.monitors.plan import Champion
 from daemon.monitors.records import Raw
 from daemon.monitors.session import Unmeasurable
+from tests.disk import small_disk
 from tests.monitors.lab import Clock, Shelf, car_loan, champion, drain, feed, land, measure, model, plan
 
 
@@ -267,6 +269,41 @@ def test_bad_input_costs_itself_only(tmp_path: Path, data: Path, reference: Path
     assert {
         status: sum(mark.status == status for mark in shelf.files.values()) for status in ("taken", "duplicate")
     } == {"taken": 5, "duplicate": 1}
+
+
+def test_dead_letters_wait_for_room_and_progress_waits_for_them(tmp_path: Path, data: Path, reference: Path) -> None:
+    """On a full disk a malformed record and a broken file are not passed over: what is stored goes no further until they
+    are kept, a session that is lost meanwhile reads them again, and all comes by itself once there is room.
+    """
+    rows, _ = car_loan(data, 0, 500)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        made = plan(tmp_path, dead_letters=str(disk.folder / "dead-letters"))
+        feed(made, rows, [])
+        path = land(made.predictions, "half.jsonl", b'{"id": 1, "time', 110)
+        broken = land(made.predictions, "broken.parquet", b"PAR1 this is not Parquet", 120)
+        disk.fill()
+        shelf = Shelf()
+        for _ in range(2):
+            session = shelf.open(made)
+            session.champion("car-loan", champion(reference))
+            drain(session, shelf)
+            assert "no room" in session.problem
+            assert (shelf.problems, {str(path), str(broken)} & shelf.files.keys()) == ([], set())
+            session.close()
+        session = shelf.open(made)
+        session.champion("car-loan", champion(reference))
+        drain(session, shelf)
+        disk.free()
+        drain(session, shelf)
+        session.close()
+        assert session.problem == ""
+        assert len(shelf.of("drift.measured")) == 1
+        letters = {Path(problem.where).name: Path(problem.dead_letter) for problem in shelf.problems}
+        assert letters.keys() == {"half.jsonl:1", "broken.parquet"}
+        told = orjson.loads(letters["half.jsonl:1"].read_bytes())
+        assert (told["file"], told["line"], told["raw"]) == (str(path), 1, '{"id": 1, "time')
+        assert letters["broken.parquet"].with_suffix(".parquet").read_bytes() == broken.read_bytes()
+        assert list((disk.folder / "dead-letters").glob(".*")) == []
 
 
 def test_a_file_that_cannot_be_measured_is_given_up_alone(

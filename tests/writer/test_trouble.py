@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from daemon.core.rules import RuleSet
 from daemon.core.runs import State
 from daemon.intake import Batch
 from tests.builders import T0, landed, measured, rule, rules, said, step, windows
+from tests.disk import SmallDisk, small_disk
 from tests.writer.conftest import PATIENCE, World
 
 EACH = rules(rule(on="data.landed", when=(), steps=(step("train"),)))
@@ -35,27 +34,17 @@ def chain(world: World) -> list[AuditRecord]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A mount of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.fail(f"this test mounts a tmpfs of 24 MB and needs the right to (root, CAP_SYS_ADMIN): {made.stderr}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 24 MB."""
+    with small_disk(tmp_path / "disk", 24) as made:
+        yield made
 
 
-def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
+def test_a_full_disk_loses_nothing(disk: SmallDisk) -> None:
     """On a full disk intake waits and gives no receipt; when there is room again what waited is stored, once, and it goes on."""
-    world = World(small_disk).open(EACH, workers=0)
+    world = World(disk.folder).open(EACH, workers=0)
     try:
-        filler = small_disk / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while file.write(b"x" * 65536):
-                pass
+        disk.fill()
         receipts: list[int] = []
         refused: list[StoreBusy] = []
 
@@ -67,7 +56,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
                 except StoreBusy as error:
                     refused.append(error)
                     if len(refused) == 2:
-                        filler.unlink()
+                        disk.free()
                 else:
                     number += 1
 
@@ -202,19 +191,19 @@ def test_heads_that_cannot_be_exported_stop_nothing(world: World) -> None:
     assert head.hash == verify(chain(world), head.hash)
 
 
-def test_a_head_that_finds_no_room_leaves_no_half_line(small_disk: Path) -> None:
+def test_a_head_that_finds_no_room_leaves_no_half_line(disk: SmallDisk) -> None:
     """The file of heads on a full disk stays readable, and the next line after a cut one is a line of its own."""
-    path = small_disk / "heads.jsonl"
+    path = disk.folder / "heads.jsonl"
     heads = HeadFile(path)
-    head = Head(1, "h" * 64, T0.isoformat(), tuple(f"run-{number}" for number in range(3000)))
-    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(b"x" * 4096):
-            pass
     path.touch()
-    os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - 8192)
+    page = disk.folder / "page"
+    page.write_bytes(b"x" * 4096)
+    disk.fill()
+    page.unlink()
+    head = Head(1, "h" * 64, T0.isoformat(), tuple(f"run-{number}" for number in range(3000)))
     assert "No space" in heads.export(head, T0)
     assert path.read_bytes() == b""
-    (small_disk / "filler").unlink()
+    disk.free()
     path.write_bytes(b'{"seq": 1, "ha')
     assert heads.export(Head(2, "g" * 64, T0.isoformat(), ("last",)), T0) == ""
     exported, unreadable = exported_heads(path)
