@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -65,8 +66,9 @@ def _stories(folder: Path, kills: int, seed: int) -> Outcome:
     while outcome.kills < kills and not outcome.wrong:
         number = outcome.played["stories"]
         home = folder / f"story-{number}"
-        command = [sys.executable, "-m", "tests.crash.story", str(home), f"{outcome.seed}/{number}"]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, "-m", "tests.crash.story", f"{outcome.seed}/{number}"]
+        environment = {**os.environ, "DRIFTD_HOME": str(home)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         end = done.stdout.splitlines()[-1] if done.stdout else "{}"
         told = json.loads(end) if end.startswith("{") else {}
         outcome.kills += told.get("kills", 0)

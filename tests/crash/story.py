@@ -1,4 +1,4 @@
-"""`python -m tests.crash.story HOME SEED`: the story of `make run` while its daemon is killed again and again.
+"""`DRIFTD_HOME=… python -m tests.crash.story SEED`: the story of `make run` while its daemon is killed again and again.
 
 The story is the product's, as shipped; only the daemon that it starts is looked after by `tests.crash.reviving`. All that
 the story checks must come true, and afterwards the store must tell of an undisturbed course: windows without gap or
@@ -51,9 +51,9 @@ class Haunted(Stage):
         return Stage.play(self, name, "tests.crash.reviving", self.seed, str(self.kills), *module)
 
 
-def main(home: str, seed: str) -> int:
+def main(seed: str) -> int:
     """Play it once; the exit code."""
-    config = load_config(environ={"DRIFTD_HOME": home}, with_secrets=False)
+    config = load_config(with_secrets=False)
     stage, seen, wrong = Haunted(config, DATA.absolute(), seed=seed), Seen(), list[str]()
     try:
         with Board(stage) as board:
