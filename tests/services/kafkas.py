@@ -1,0 +1,47 @@
+"""What the tests of Kafka share: connections to the test broker, and reading until something has come."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from daemon.clients.kafka import Consumer, Record
+from daemon.clients.kafka_errors import Partition
+from daemon.kafkaparts import KafkaConnection, Sasl, Tls
+from daemon.parts import Secret
+from daemon.story.broker import ANN, ANNS_PASSWORD, Broker
+from tests.contract.desk import eventually
+
+
+def plain(address: str, timeout: float = 10.0, refresh: float = 1.0) -> KafkaConnection:
+    """A connection to a listener that asks for nothing."""
+    return KafkaConnection(bootstrap=(address,), timeout=timedelta(seconds=timeout), refresh=timedelta(seconds=refresh))
+
+
+def scram(broker: Broker, password: str = ANNS_PASSWORD, ca: Path | None = None) -> KafkaConnection:
+    """A connection to the listener that wants user and password over TLS."""
+    sasl = Sasl(username=Secret(value=ANN), password=Secret(value=password))
+    return KafkaConnection(
+        bootstrap=(broker.scram_address,), security="SASL_SSL", sasl=sasl, tls=Tls(ca=ca or broker.ca),
+        timeout=timedelta(seconds=5), refresh=timedelta(seconds=1),
+    )  # fmt: skip
+
+
+def read(consumer: Consumer, count: int, seconds: float = 60.0) -> list[Record]:
+    """So many records, in the order they came; gained partitions are read from their start."""
+    found: list[Record] = []
+
+    def enough() -> bool:
+        polled = consumer.poll(10_000, 0.2)
+        consumer.place(dict.fromkeys(polled.gained, 0))
+        for records in polled.records.values():
+            found.extend(records)
+        return len(found) >= count
+
+    eventually(enough, seconds)
+    return found
+
+
+def only(topic: str) -> Partition:
+    """The first partition of a topic."""
+    return Partition(topic, 0)
