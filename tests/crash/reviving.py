@@ -14,8 +14,15 @@ import time
 from pathlib import Path
 from random import Random
 
-LONGEST = 7.0
-"""A life lasts up to so many seconds; it takes one to two until it answers."""
+from daemon.config import load_config
+from daemon.control import ask
+from daemon.core.errors import Unavailable
+
+STARTING = 0.3
+"""Share of the lives that end before they can have answered."""
+LONGEST = 12.0
+"""Other lives go on for up to so many seconds after they have answered: time for a worker to start, and to do something."""
+READY_SECONDS = 60.0
 
 
 class _Told(Exception):
@@ -37,6 +44,9 @@ def main(seed: str, told: str, *module: str) -> int:
             while True:
                 life = lives.enter_context(subprocess.Popen([sys.executable, "-m", *module], start_new_session=True))
                 try:
+                    if random.random() < STARTING:
+                        return life.wait(random.uniform(0.0, 1.5))
+                    _await_answer(life)
                     return life.wait(random.uniform(0.0, LONGEST))
                 except subprocess.TimeoutExpired:
                     life.kill()
@@ -48,6 +58,17 @@ def main(seed: str, told: str, *module: str) -> int:
                 return 0
             life.terminate()
             return life.wait(60)
+
+
+def _await_answer(life: subprocess.Popen[bytes]) -> None:
+    home, until = load_config(with_secrets=False).home, time.monotonic() + READY_SECONDS
+    while life.poll() is None and time.monotonic() < until:
+        try:
+            ask(home, {"op": "status"}, 5.0)
+        except Unavailable:
+            time.sleep(0.1)
+        else:
+            return
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from daemon.clients.registry import RegistryProcess
 from daemon.config import load_config
@@ -27,6 +28,8 @@ from daemon.story.board import Board
 from daemon.story.people import MODEL
 from daemon.story.stage import Stage, StoryFailed
 
+PATIENCE = 5
+"""So many times as long as the story waits for something: most of the time the daemon is about to start."""
 ROWS = 500
 """Of a window of the shipped rules."""
 VERSIONS = 4
@@ -49,6 +52,10 @@ class Haunted(Stage):
         if name != "daemon":
             return Stage.play(self, name, *module)
         return Stage.play(self, name, "tests.crash.reviving", self.seed, str(self.kills), *module)
+
+    def wait(self, what: str, condition: Callable[[], Any], seconds: float) -> Any:
+        """As on any stage, only with more patience."""
+        return Stage.wait(self, what, condition, PATIENCE * seconds)
 
 
 def main(seed: str) -> int:
