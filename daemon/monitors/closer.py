@@ -114,10 +114,18 @@ class SliceMonitor(StreamMeasures):
     def _next_labels(self) -> SliceTimes | None:
         if not self.plan.labelled or not self.plan.labels:
             return None
-        complete = min(self._complete(self.plan.labels), self._complete(self.plan.predictions))
+        complete = self._joinable()
         held = [times for times in self._held_rows if times[1] <= complete]
         came = self._next(self._of(self.plan.labels), complete)
         return min([*held, *([came] if came else [])], key=lambda times: (times[1], times[0]), default=None)
+
+    def _joinable(self) -> int:
+        """Up to which time labels can be joined: behind the predictions, unless none come any more."""
+        complete = self._complete(self.plan.predictions)
+        if not self.plan.labels:
+            return complete
+        labels = self._complete(self.plan.labels)
+        return labels if self._is_idle(self.plan.predictions) else min(labels, complete)
 
     def _partials(self, topic: str, times: SliceTimes) -> list[Partial]:
         """The slice's sums in order of partitions; from now on they are not needed any more."""
@@ -258,7 +266,7 @@ class SliceMonitor(StreamMeasures):
                 self._reach(model, complete)
             self._close_windows("idle")
         if all(quiet) and self.plan.labelled:
-            self._joined_to = max(self._joined_to, min(self._complete(topic) for topic in topics))
+            self._joined_to = max(self._joined_to, self._joinable())
             self._measured()
         if len(self._events) == before:
             return False
