@@ -127,6 +127,8 @@ def _check_values(rule: Rule, findings: Findings, monitors: list[str], known: Kn
     }
     if rule.on == "data.landed":
         names["event.source"] = ("storage source", config.folders)
+    if rule.on == "message.received":
+        names["event.source"] = ("kafka source", config.topics)
     for condition in rule.when:
         for comparison in condition.comparisons:
             what, there = names.get(comparison.read, ("", ()))
@@ -151,6 +153,7 @@ def _check_comes(rule: Rule, findings: Findings, monitors: Sequence[ReadMonitor]
         "data.landed": ("sources", config.folders),
         "schedule.due": ("schedules", config.schedules),
         "webhook.received": ("webhook.hooks", config.webhook.hooks),
+        "message.received": ("sources of kind kafka", config.topics),
         "traffic.measured": ("streams", config.streams),
     }
     key, there = sources.get(rule.on, ("", True))

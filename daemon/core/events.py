@@ -297,6 +297,13 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _s("sender", "the sender's `source`", required=True),
             Field("payload", Kind.JSON, "the sender's data"),
         )),
+        EventType("message.received", "A CloudEvent came on a Kafka topic.", (
+            _s("source", "name of the source in config.yaml", required=True),
+            _s("topic", "the topic", required=True),
+            _s("type", "the sender's event type", required=True),
+            _s("sender", "the sender's `source`", required=True),
+            Field("payload", Kind.JSON, "the sender's data"),
+        )),
         EventType("rules.loaded", "A rule set took effect.", (
             _s("revision", "hash of all its rules", required=True),
             _s("commit", "Git commit of the rules folder; empty when unknown", required=True),
@@ -308,8 +315,17 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _t("since", "when it last brought something or answered", required=True),
             _s("why", "what is wrong, in a sentence", required=True),
         )),
+        EventType("source.gap", "Records of a Kafka topic were gone, or could not be decoded, before they were read.", (
+            _s("source", "name of the source or stream in config.yaml", required=True),
+            _s("topic", "the topic", required=True),
+            _i("partition", "number of the partition", required=True),
+            _i("from_offset", "offset that was to be read next", required=True),
+            _i("to_offset", "offset at which reading goes on", required=True),
+            _i("lost", "how many offsets lie between; absent when that is not known, as for a topic that was made anew"),
+            _s("why", "what happened, in a sentence", required=True),
+        )),
         EventType("problem.recorded", "Something came in that could not be used; nothing was dropped silently.", (
-            _s("kind", "`record`, `file`, `rule`, `config`, `webhook`, `event`, `worker`, `registry`", required=True),
+            _s("kind", "`record`, `file`, `rule`, `config`, `webhook`, `kafka`, `event`, `worker`, `registry`", required=True),
             _s("where", "file and position, or the sender", required=True),
             _s("reason", "why, in a sentence", required=True),
         )),

@@ -10,7 +10,7 @@ class Problem:
     """One thing that could not be used. The same problem again only counts up."""
 
     kind: str
-    """`record`, `file`, `rule`, `config`, `webhook`, `event`, `worker` or `registry`."""
+    """`record`, `file`, `rule`, `config`, `webhook`, `kafka`, `event`, `worker` or `registry`."""
     where: str
     """File and position, or the sender."""
     reason: str
