@@ -141,12 +141,13 @@ class App:
         # What still waits for a full disk or a locked database is told to give up by the writer, further down.
         until = time.monotonic() + LEAVE_SECONDS
         for thread in [*(kept.thread for kept in self._sources), *self._threads]:
-            thread.join(max(until - time.monotonic(), 0.0))
+            if thread.ident is not None:
+                thread.join(max(until - time.monotonic(), 0.0))
         self._control.stop()
         self._dispatcher.stop()
         self._registry.stop()
-        self.writer.stop()
-        self._store.close()
+        if self.writer.stop():
+            self._store.close()
         self._log.info("daemon.stopped", seq=self.writer.standing.seq)
 
     # -- parts

@@ -65,7 +65,8 @@ class Dispatcher:
             self._calls.put(None)
         until = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(until - time.monotonic(), 0.0))
+            if thread.ident is not None:
+                thread.join(max(until - time.monotonic(), 0.0))
 
     def _hand_out(self, claimed: list[Claimed]) -> None:
         for one in claimed:

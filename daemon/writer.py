@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 import structlog
 
+from daemon.answers import Answers
 from daemon.auditing import Head, HeadFile
 from daemon.claims import Claimed, Claims
 from daemon.core.calls import Outcome
@@ -35,7 +36,7 @@ from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
 from daemon.core.events import Event
 from daemon.core.memory import Memory
 from daemon.core.rules import RuleSet
-from daemon.intake import Batch, FileMark, Receipt
+from daemon.intake import Batch, Receipt
 from daemon.ledger import Ledger, Standing, standing_of
 from daemon.points import OnPoint, Point, no_point
 from daemon.running import Running
@@ -81,7 +82,7 @@ class _Committed:
     calls_due: datetime | None
 
 
-class Writer:
+class Writer(Answers):
     """The only one that opens a transaction. Also the `Intake` of sources and monitors."""
 
     def __init__(
@@ -93,7 +94,7 @@ class Writer:
         on_point: OnPoint = no_point,
         on_begun: OnBegun = lambda _run, _trigger: None,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._running = running
         self._clock = clock
         self._heads = HeadFile(heads)
@@ -161,12 +162,14 @@ class Writer:
             self._export([])
         self._thread.start()
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """Finish what is queued, and end."""
+    def stop(self, timeout: float = 15.0) -> bool:
+        """Finish what is queued, or give it up when nothing can be stored, and end; whether it has ended."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def load(self, rules: RuleSet, files: Mapping[str, str]) -> None:
         """Put a rule set in force, from the next transaction on, and wait until it is. StoreBusy when it is not after a
@@ -236,29 +239,6 @@ class Writer:
             raise StoreBusy(f"not durable after {timeout:g} s; hand it in again") from None
         return receipt
 
-    def cursor(self, source: str) -> Any:
-        """The stored cursor of a source."""
-        with self._store.read() as session:
-            rows = session.rows("cursor", source)
-        return orjson.loads(rows[0][0]) if rows else None
-
-    def files(self, owner: str) -> dict[str, FileMark]:
-        """The files of an owner, by path."""
-        with self._store.read() as session:
-            marks = [FileMark(*row) for row in session.rows("files", owner)]
-        return {mark.path: mark for mark in marks}
-
-    def progress(self, stream: str, partition: str) -> int:
-        """How far a partition was measured."""
-        with self._store.read() as session:
-            rows = session.rows("progress", stream, partition)
-        return int(rows[0][0]) if rows else 0
-
-    def states(self, stream: str) -> dict[str, bytes]:
-        """The state blobs of a stream."""
-        with self._store.read() as session:
-            return {key: bytes(blob) for key, blob in session.rows("states", stream)}
-
     # -- the thread
 
     def _put(self, item: _Item, *, urgent: bool, timeout: float = 60.0) -> Future[Any]:
@@ -322,6 +302,9 @@ class Writer:
             while (items := self._gather()) is not None:
                 self._group([item for item in items if _is_wanted(item)])
             done = True
+        except StoreBusy as error:
+            done = True
+            self._log.warning("writer.gave_up", why=str(error))
         except DaemonError as error:
             self._failure = error
             self._log.exception("writer.stopped", why=str(error))
@@ -332,21 +315,20 @@ class Writer:
                     self._failure = StoreError("the writer broke; its log says where")
                 waiting = [*self._urgent, *self._queue]
                 self._condition.notify_all()
+            end = StoreBusy("driftd is stopping") if done else StoreError(f"the writer has stopped: {self._failure}")
             for item in waiting:
                 if _is_wanted(item):
-                    item.future.set_exception(StoreError(f"the writer has stopped: {self._failure}"))
+                    item.future.set_exception(end)
 
     def _group(self, items: list[_Item]) -> None:
         """One transaction for all; one each when that fails."""
         try:
             committed = self._transact(items)
-        except Deposed as error:
+        except (Deposed, StoreBusy) as error:  # busy: it is told to stop, and nothing can be stored
             for item in items:
                 item.future.set_exception(error)
             raise
         except Exception as error:
-            if not items and self._stopping:
-                return
             if not items:
                 raise StoreError(f"due times cannot be handled: {error}") from error
             if len(items) == 1:

@@ -7,10 +7,10 @@ transaction checks it, so a process that lost the file lock (a restored disk, a 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,14 +54,14 @@ class SqliteStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._idle: deque[sqlite3.Connection] = deque()
         """Connections for reading that nobody uses now: as many as ever read at once."""
-        self._open: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._closed = False
         self._lock_file: int | None = None
         self._writer = self._connect()
         with named_errors():
             _migrate(self._writer)
         self._session = Statements(self._writer)
-        self._folding = Folding(self._connect())
+        self._folder = self._connect()
+        self._folding = Folding(self._folder)
 
     def lead(self) -> int:
         """Take the file lock, and the next epoch."""
@@ -113,17 +113,26 @@ class SqliteStore:
             finally:
                 connection.execute("ROLLBACK")
                 self._idle.append(connection)
+                if self._closed:
+                    self._close_idle()
 
     def close(self) -> None:
-        """Close all connections and let go of the lock."""
+        """Close all connections and let go of the lock; nobody writes any more. Who is reading closes his own at the end:
+        SQLite crashes when a connection is closed that another thread uses.
+        """
         self._folding.close()
-        with self._guard:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
+        self._folder.close()
+        self._writer.close()
+        self._closed = True
+        self._close_idle()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def _epoch(self) -> int:
         rows = self._session.rows("epoch")
@@ -140,8 +149,6 @@ class SqliteStore:
             connection.execute("PRAGMA foreign_keys = ON")
             # The log is folded back at least every 32 MB, so that it stays in the page cache and bounded on disk.
             connection.execute("PRAGMA wal_autocheckpoint = 8000")
-        with self._guard:
-            self._open.append(connection)
         return connection
 
 

@@ -156,7 +156,17 @@ def test_reading_from_many_threads_keeps_few_connections(opened: Open) -> None:
         thread.start()
         thread.join()
     assert isinstance(store, SqliteStore)
-    assert len(store._open) == 3  # the writer's, the one that folds the log, and one for reading
+    assert len(store._idle) == 1
+
+
+def test_who_reads_while_the_store_is_closed_reads_on(opened: Open) -> None:
+    """A connection is not closed under its reader, which SQLite would not survive; it is closed when the reader is done."""
+    store = opened()
+    assert isinstance(store, SqliteStore)
+    with store.read() as session:
+        store.close()
+        assert session.rows("meta", "a") == []
+    assert len(store._idle) == 0
 
 
 def test_the_log_is_folded_beside_the_writer(opened: Open) -> None:

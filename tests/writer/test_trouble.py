@@ -94,6 +94,33 @@ def test_a_locked_database_is_waited_for(world: World, monkeypatch: pytest.Monke
     ]
 
 
+def test_a_writer_that_is_stopped_while_nothing_can_be_stored_gives_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not try what waits one by one, each for as long as it waits for a lock: all who wait are told at once."""
+    monkeypatch.setattr("daemon.store.sqlite.BUSY_MS", 300)
+    world.open(EACH)
+    refused: list[BaseException] = []
+
+    def hand_in(number: int) -> None:
+        try:
+            world.writer.submit(Batch(events=tuple(landed(number * 100 + n) for n in range(20))))
+        except StoreBusy as error:
+            refused.append(error)
+
+    with contextlib.closing(sqlite3.connect(world.folder / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        threads = [threading.Thread(target=hand_in, args=(number,)) for number in range(30)]
+        for thread in threads:
+            thread.start()
+        world.wait(lambda: world.writer.waiting and world.writer.queued + 1 >= len(threads) - 12)
+        assert world.writer.stop(5)
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert len(refused) == len(threads)
+    assert world.writer.failure is None
+
+
 def test_a_second_daemon_on_the_same_store_is_refused(world: World) -> None:
     """Only one leads."""
     world.open(EACH)
