@@ -146,6 +146,8 @@ class Stream(_Part):
     """An open window is closed after so long without records (wall time)."""
     stalled: Duration | None = None
     """`source.stalled` after so long without records (wall time)."""
+    remember: Duration = timedelta(days=1)
+    """files: how long the content of a file that is gone is still known: until then it is a duplicate when it comes again."""
 
 
 class Model(_Part):

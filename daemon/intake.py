@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 
+ALL = 2**62
+"""No limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -34,6 +37,28 @@ class FileMark:
     """SHA-256 of the content; empty when it could not be read."""
     status: str
     """`taken`, `duplicate`, `empty`, `unreadable`."""
+    device: int = 0
+    """The file system that its folder lay on; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoneFile:
+    """A file that its folder no longer holds. Its mark goes; its content is known until it is forgotten."""
+
+    owner: str
+    path: str
+    digest: str
+    """Empty when there is no content to know: it had none, or another file that is still there has it."""
+    at: int
+    """When it was found to be gone, µs since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The contents of `owner` whose files were found to be gone at `until` (µs since 1970) or before are known no more."""
+
+    owner: str
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,9 @@ class Batch:
     events: tuple[Event, ...] = ()
     cursors: tuple[Cursor, ...] = ()
     files: tuple[FileMark, ...] = ()
+    gone: tuple[GoneFile, ...] = ()
+    """Taken before `files`: a file that came back has its mark."""
+    forgotten: tuple[Forgotten, ...] = ()
     progress: tuple[Progress, ...] = ()
     states: tuple[StateWrite, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -93,8 +121,12 @@ class Intake(Protocol):
         """The last stored cursor value of `source`, or None."""
         ...
 
-    def files(self, owner: str) -> dict[str, FileMark]:
-        """The last mark of every file of `owner`, by path."""
+    def files(self, owner: str, after: str = "", limit: int = ALL) -> dict[str, FileMark]:
+        """The last marks of the files of `owner`, by path and in its order: at most `limit` behind the path `after`."""
+        ...
+
+    def gone(self, owner: str) -> bytes:
+        """What is known of the files of `owner` that are gone, oldest first, as `clients.gone` packs it."""
         ...
 
     def progress(self, stream: str, partition: str) -> int:

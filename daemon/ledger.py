@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from daemon.clients.gone import content_key, path_key
 from daemon.core import memory as remembering
 from daemon.core.audit import GENESIS, hash_of
 from daemon.core.canonical import canonical, content_id, digest
@@ -109,13 +110,27 @@ class Ledger:
                 self.session.run("put_state", state.stream, state.key, state.blob)
         for cursor in batch.cursors:
             self.session.run("put_cursor", cursor.source, canonical(cursor.value).decode())
-        if batch.files:
-            self.session.many(
-                "put_file", [(f.owner, f.path, f.size, f.mtime_ns, f.digest, f.status) for f in batch.files]
-            )
+        self._keep_files(batch)
         for problem in batch.problems:
             self.problem(problem)
         return self.record(batch.events)
+
+    def _keep_files(self, batch: Batch) -> None:
+        """What is known of files that are there, and of those that are gone."""
+        if batch.gone:
+            self.session.many("drop_file", [(file.owner, file.path) for file in batch.gone])
+            known = [
+                (file.owner, content_key(file.digest), path_key(file.path), file.at)
+                for file in batch.gone
+                if file.digest
+            ]
+            self.session.many("put_gone", known)
+        for forgotten in batch.forgotten:
+            self.session.run("forget_gone", forgotten.owner, forgotten.until)
+        if batch.files:
+            self.session.many(
+                "put_file", [(f.owner, f.path, f.size, f.mtime_ns, f.digest, f.status, f.device) for f in batch.files]
+            )
 
     def record(self, events: tuple[Event, ...]) -> Receipt:
         """Store events and decide them, in order. One that is known already keeps its place and is not decided again;

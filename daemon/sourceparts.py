@@ -28,6 +28,8 @@ class StorageSource(Part):
     stable_for: Duration = timedelta(seconds=2)
     poll: Duration = timedelta(seconds=5)
     """How often the folder is listed beside the notifications (and instead of them where there are none)."""
+    remember: Duration = timedelta(days=1)
+    """How long the content of a file that is gone is still known: until then it is a duplicate when it comes again."""
 
 
 def _kind(source: Any) -> str:

@@ -47,6 +47,8 @@ GROUP_EVENTS = 256
 """Most events in one transaction (a larger batch is one by itself): enough to share a disk sync, few enough to be short."""
 BRIEF = 8
 """A batch of at most so many things goes before the streams."""
+FILES = 16
+"""So many files that are gone weigh as much as an event."""
 QUEUE_BATCHES = 256
 """Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
@@ -228,7 +230,7 @@ class Writer(Answers):
     def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
         """Store a batch and wait until it is durable; see `daemon.intake.Intake`."""
         until = time.monotonic() + timeout
-        item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + 1)
+        item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + len(batch.gone) // FILES + 1)
         # A few events must not wait behind a stream's hundreds; whoever hands them in waits for them, so they are few.
         future = self._put(item, urgent=item.size <= BRIEF, timeout=timeout)
         self._on_point(Point.SUBMITTED)

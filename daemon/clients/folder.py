@@ -10,7 +10,7 @@ a restart could lose.
 """
 
 # A listing goes over many thousand names, and Path objects cost several times as much as strings:
-# ruff: noqa: PTH112, PTH116, PTH118
+# ruff: noqa: PTH112, PTH116, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ import fcntl
 import math
 import os
 import signal
-import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -43,6 +42,7 @@ from watchdog.observers.api import BaseObserver
 
 from daemon.clients.completeness import Complete, Sight, is_complete, quiet_for
 from daemon.clients.landed import Candidate
+from daemon.clients.listing import Entry, Listing, device_of, entry_of, is_text
 from daemon.intake import FileMark
 
 MARKER = ".done"
@@ -63,17 +63,6 @@ class _Hint(Enum):
     SETTLED = "settled"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One file as the folder lists it now."""
-
-    path: str
-    folder: str
-    size: int
-    mtime_ns: int
-    regular: bool
-
-
 class FolderWatch:
     """The complete new files below `path`, for one reader thread.
 
@@ -91,6 +80,8 @@ class FolderWatch:
         self.path = path
         self.problem = ""
         """What is wrong with the folder now; empty when all of it could be listed."""
+        self.listing: Listing | None = None
+        """What the last `ready` listed; None when it only looked at what it was told of."""
         self._pattern = pattern
         self._complete = complete
         self._stable_for = stable_for
@@ -135,6 +126,7 @@ class FolderWatch:
         `known` has a mark for it.
         """
         now = self._clock()
+        self.listing = None
         self._attach(now)
         with self._lock:
             hints, self._hints = self._hints, {}
@@ -143,14 +135,16 @@ class FolderWatch:
             if listing:
                 self._folder_at = math.inf
         if listing:
-            entries = list(self._list())
+            self.listing = Listing(str(self.path), self._counts)
+            self.problem = self.listing.problem
+            entries = list(self.listing.entries.values())
             self._list_at = now + self._poll
             self._pending = {entry.path: self._pending[entry.path] for entry in entries if entry.path in self._pending}
         else:
             again = {path for path, sight in self._pending.items() if self._due(sight) <= now}
             entries = list(self._again(again | hints.keys()))
         complete = [
-            Candidate(entry.mtime_ns, entry.path, entry.folder, entry.size)
+            Candidate(entry.mtime_ns, entry.path, entry.folder, entry.size, entry.device)
             for entry in entries
             if self._is_new(entry, known, listing) and self._is_complete(entry, known, hints.get(entry.path), now)
         ]
@@ -167,7 +161,7 @@ class FolderWatch:
             if left <= 0 or self._wake.wait(min(left, _SLICE_S)):
                 return
 
-    def _is_new(self, entry: _Entry, known: Mapping[str, FileMark], listing: bool) -> bool:
+    def _is_new(self, entry: Entry, known: Mapping[str, FileMark], listing: bool) -> bool:
         mark = known.get(entry.path)
         if mark is None or (mark.size, mark.mtime_ns) != (entry.size, entry.mtime_ns):
             return True
@@ -175,7 +169,7 @@ class FolderWatch:
         # Rights change without a trace in size or time: only trying tells.
         return mark.status == "unreadable" and listing
 
-    def _is_complete(self, entry: _Entry, known: Mapping[str, FileMark], hint: _Hint | None, now: float) -> bool:
+    def _is_complete(self, entry: Entry, known: Mapping[str, FileMark], hint: _Hint | None, now: float) -> bool:
         before = known.get(entry.path)
         if before is not None and before.status == "unreadable" and before.mtime_ns == entry.mtime_ns:
             return True
@@ -187,7 +181,7 @@ class FolderWatch:
             sight = self._pending[entry.path] = replace(sight, writing=is_being_written(entry.path))
         return is_complete(sight, self._complete, self._stable_for, now)
 
-    def _sight(self, entry: _Entry, hint: _Hint | None, now: float) -> Sight:
+    def _sight(self, entry: Entry, hint: _Hint | None, now: float) -> Sight:
         sight = self._pending.get(entry.path)
         if sight is None:
             sight = Sight(entry.size, entry.mtime_ns, now)
@@ -204,45 +198,27 @@ class FolderWatch:
             return sight.since
         return sight.since + quiet_for(sight, self._complete, self._stable_for)
 
-    def _list(self) -> Iterator[_Entry]:
-        self.problem = ""
-        yield from self._list_folder(str(self.path), "", frozenset())
-
-    def _list_folder(self, path: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[_Entry]:
-        try:
-            status = os.stat(path)
-            with os.scandir(path) as scan:
-                items = sorted(scan, key=lambda item: item.name)
-        except OSError as error:
-            self.problem = (
-                f"the folder {path} cannot be listed ({error.strerror}); make it, or give driftd the right to read it"
-            )
-            return
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a symlink back to a folder above
-            return
-        for item in items:
-            if item.name.startswith("."):
-                continue
-            if not _is_text(item.name):
-                self.problem = f"the folder {path} holds {item.name!a}, a name that is not UTF-8; rename it"
-            elif _is_folder(item):
-                yield from self._list_folder(item.path, f"{folder}/{item.name}".lstrip("/"), above | {here})
-            elif self._counts(item.name) and (entry := _entry(item.path, folder)):
-                yield entry
-
-    def _again(self, paths: Iterable[str]) -> Iterator[_Entry]:
+    def _again(self, paths: Iterable[str]) -> Iterator[Entry]:
         for path in paths:
-            folder, name = os.path.split(os.path.relpath(path, self.path))
-            hidden = any(part.startswith(".") for part in folder.split("/"))
-            entry = None if hidden or not self._counts(name) or os.path.isdir(path) else _entry(path, folder)
+            entry = self._entry(path)
             if entry is None:
                 self._pending.pop(path, None)
             else:
                 yield entry
 
+    def _entry(self, path: str) -> Entry | None:
+        """The file at a path that was told of; None when it does not count, or is gone."""
+        folder, name = os.path.split(os.path.relpath(path, self.path))
+        if any(part.startswith(".") for part in folder.split("/")) or not self._counts(name) or os.path.isdir(path):
+            return None
+        try:
+            device = device_of(os.stat(os.path.dirname(path)))
+        except OSError:  # gone with its folder
+            return None
+        return entry_of(path, folder, device)
+
     def _counts(self, name: str) -> bool:
-        if name.startswith(".") or name.endswith(UNFINISHED) or not _is_text(name):
+        if name.startswith(".") or name.endswith(UNFINISHED) or not is_text(name):
             return False
         if self._complete == "marker" and name.endswith(MARKER):
             return False
@@ -338,32 +314,7 @@ def is_being_written(path: str) -> bool | None:
         os.close(handle)
 
 
-def _is_text(name: str) -> bool:
-    """Whether the name can be stored: the system hands out bytes that are not UTF-8 as lone surrogates."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    try:
-        return item.is_dir()
-    except OSError:  # a symlink that leads to itself
-        return False
-
-
-def _entry(path: str, folder: str) -> _Entry | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        # A dangling symlink is there and cannot be read: that is worth a word. Anything else is gone.
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return None
-    regular = stat.S_ISREG(status.st_mode)
-    return _Entry(path, folder, status.st_size if regular else 0, status.st_mtime_ns, regular)
-
-
-def _is_marked(entry: _Entry, before: FileMark | None) -> bool:
+def _is_marked(entry: Entry, before: FileMark | None) -> bool:
     try:
         marker = os.stat(entry.path + MARKER)
     except OSError:

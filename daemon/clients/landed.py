@@ -10,10 +10,10 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.clients.marks import Marks
 from daemon.core.problems import Problem
 from daemon.intake import FileMark
 
@@ -29,6 +29,8 @@ class Candidate:
     folder: str
     """Its folder, relative to the watched one, with `/` between names; empty for the watched folder itself."""
     size: int
+    device: int = 0
+    """The file system of its folder; 0: not known."""
 
     @property
     def name(self) -> str:
@@ -46,43 +48,11 @@ class Found:
     """The content is to be used: it was not taken before, under this name or another."""
 
 
-class Marks(Mapping[str, FileMark]):
-    """The last mark of every file of one owner, by path, with an index of the contents that were taken."""
-
-    def __init__(self, marks: Iterable[FileMark] = ()) -> None:
-        self._by_path: dict[str, FileMark] = {}
-        self._taken: dict[str, str] = {}
-        for mark in marks:
-            self.add(mark)
-
-    def __getitem__(self, path: str) -> FileMark:
-        return self._by_path[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_path)
-
-    def __len__(self) -> int:
-        return len(self._by_path)
-
-    def add(self, mark: FileMark) -> None:
-        """Remember `mark` as the last one of its path."""
-        before = self._by_path.get(mark.path)
-        if before is not None and self._taken.get(before.digest) == mark.path:
-            del self._taken[before.digest]
-        self._by_path[mark.path] = mark
-        if mark.status == "taken":
-            self._taken.setdefault(mark.digest, mark.path)
-
-    def holder(self, digest: str) -> str | None:
-        """The path under which this content was taken, or None."""
-        return self._taken.get(digest)
-
-
 class Changed(Exception):
     """The file changed, or went away, while it was read: look again later."""
 
 
-def look(owner: str, candidate: Candidate, marks: Marks, stop: threading.Event) -> Found | None:
+def look(candidate: Candidate, marks: Marks, stop: threading.Event) -> Found | None:
     """Read the candidate and judge it against `marks`.
 
     None: there is nothing to store: the file is gone or changed while it was read (it comes again when it stands still),
@@ -90,15 +60,15 @@ def look(owner: str, candidate: Candidate, marks: Marks, stop: threading.Event) 
     """
     before = marks.get(candidate.path)
     if candidate.size == 0 and _is_regular(candidate.path):
-        return _unusable(owner, candidate, before, "empty", "the file is empty; write it again with content")
+        return _unusable(marks.owner, candidate, before, "empty", "the file is empty; write it again with content")
     try:
         digest = content_digest(candidate, stop)
     except Changed:
         return None
     except OSError as error:
         why = f"the file cannot be read ({error.strerror or error}); it is tried again at every listing"
-        return _unusable(owner, candidate, before, "unreadable", why)
-    return None if digest is None else _judged(owner, candidate, digest, marks)
+        return _unusable(marks.owner, candidate, before, "unreadable", why)
+    return None if digest is None else _judged(candidate, digest, marks)
 
 
 def content_digest(candidate: Candidate, stop: threading.Event) -> str | None:
@@ -138,16 +108,21 @@ def _is_regular(path: str) -> bool:
         return False
 
 
-def _judged(owner: str, candidate: Candidate, digest: str, marks: Marks) -> Found:
+def _judged(candidate: Candidate, digest: str, marks: Marks) -> Found:
     before = marks.get(candidate.path)
     if before is not None and before.digest == digest and before.status in {"taken", "duplicate"}:
         # Touched or copied over with the same content: remember its new time, say nothing.
-        return Found(_mark(owner, candidate, digest, before.status), None, fresh=False)
+        return Found(_mark(marks.owner, candidate, digest, before.status), None, fresh=False)
+    was_here = marks.was_at(candidate.path, digest)
+    if was_here and before is None:
+        # It was away for a while: a folder that was moved away and back, a listing that missed it.
+        return Found(_mark(marks.owner, candidate, digest, "taken"), None, fresh=False)
     holder = marks.holder(digest)
-    if holder is not None and holder != candidate.path:
-        reason = f"the same content was taken before as {holder}; nothing is done for it again"
-        return Found(_mark(owner, candidate, digest, "duplicate"), Problem("file", candidate.path, reason), fresh=False)
-    return Found(_mark(owner, candidate, digest, "taken"), None, fresh=True)
+    if holder is None and was_here is None:
+        return Found(_mark(marks.owner, candidate, digest, "taken"), None, fresh=True)
+    name = f"as {holder}" if holder else "under this name" if was_here else "as a file that is gone"
+    problem = Problem("file", candidate.path, f"the same content was taken before {name}; nothing is done for it again")
+    return Found(_mark(marks.owner, candidate, digest, "duplicate"), problem, fresh=False)
 
 
 def _unusable(owner: str, candidate: Candidate, before: FileMark | None, status: str, why: str) -> Found | None:
@@ -158,4 +133,4 @@ def _unusable(owner: str, candidate: Candidate, before: FileMark | None, status:
 
 
 def _mark(owner: str, candidate: Candidate, digest: str, status: str) -> FileMark:
-    return FileMark(owner, candidate.path, candidate.size, candidate.mtime_ns, digest, status)
+    return FileMark(owner, candidate.path, candidate.size, candidate.mtime_ns, digest, status, candidate.device)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from daemon.core.events import Event
 from daemon.core.problems import Problem
-from daemon.intake import Batch, FileMark, Progress, StateWrite
+from daemon.intake import Batch, FileMark, Forgotten, GoneFile, Progress, StateWrite
 from daemon.monitors.frames import Frame
 
 
@@ -19,6 +19,8 @@ def batch_frame(stream: str, rows: int, batch: Batch) -> Frame:
         "rows": rows,
         "events": [_plain(event) for event in batch.events],
         "files": [asdict(mark) for mark in batch.files],
+        "gone": [asdict(file) for file in batch.gone],
+        "forgotten": [asdict(forgotten) for forgotten in batch.forgotten],
         "progress": [asdict(progress) for progress in batch.progress],
         "problems": [asdict(problem) for problem in batch.problems],
         "kept": [state.key for state in kept],
@@ -35,6 +37,8 @@ def batch_of(frame: Frame) -> Batch:
     return Batch(
         events=tuple(_event(item) for item in body["events"]),
         files=tuple(FileMark(**item) for item in body["files"]),
+        gone=tuple(GoneFile(**item) for item in body["gone"]),
+        forgotten=tuple(Forgotten(**item) for item in body["forgotten"]),
         progress=tuple(Progress(**item) for item in body["progress"]),
         states=(*kept, *(StateWrite(stream, key, None) for key in body["dropped"])),
         problems=tuple(Problem(**item) for item in body["problems"]),

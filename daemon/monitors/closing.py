@@ -74,10 +74,9 @@ class ClosingSession:
 def open_closing(frame: Frame, samples: SampleScores, times: Times) -> ClosingSession:
     """The session that an `open` frame of the role `windows` asks for. BadInput when its stored state cannot be read."""
     body = frame.body
-    _, *blobs = frame.blobs
     plan = StreamPlan.from_json(body["plan"])
     try:
-        monitor = SliceMonitor(plan, dict(zip(body["states"], blobs, strict=True)), body["position"], samples)
+        monitor = SliceMonitor(plan, dict(zip(body["states"], frame.blobs, strict=True)), body["position"], samples)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"the stored state of stream {plan.name} cannot be read: {error!r}") from error
     for model, champion in body["champions"].items():

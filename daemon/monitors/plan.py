@@ -65,6 +65,8 @@ class StreamPlan:
     """kafka: the consumer group."""
     broker: Mapping[str, Any] = field(default_factory=dict)
     """kafka: how to reach it."""
+    remember: float = 86_400.0
+    """files: how long the content of one that is gone is known."""
 
     @property
     def slice_us(self) -> int:
@@ -193,6 +195,7 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         slice=_seconds(stream.slice),
         lateness=_seconds(stream.lateness),
         group=stream.group or f"driftd-{name}",
+        remember=_seconds(stream.remember),
         broker=_broker(config.kafka[stream.connection]) if stream.kind == "kafka" else {},
     )
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from daemon.clients.folder import FolderWatch
-from daemon.clients.landed import Candidate, Marks, look
+from daemon.clients.landed import Candidate, look
+from daemon.clients.marks import Marks
 from daemon.core.errors import BadInput
 from daemon.core.problems import Problem
-from daemon.intake import FileMark
+from daemon.intake import Batch, FileMark, Forgotten, GoneFile
 from daemon.monitors.dead_letters import DeadLetters
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.records import Raw, chunks
 
 Content = Literal["predictions", "labels"]
+
+GONE = 1000
+"""Most files that are gone in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class Reader(Protocol):
         """The next block; None when there is nothing now."""
         ...
 
+    @property
+    def has_lost(self) -> bool:
+        """`noted` has something to say."""
+        ...
+
+    def noted(self, batch: Batch) -> Batch:
+        """The batch of all blocks up to now, together with what else is to be stored of what was read."""
+        ...
+
     def skip(self, where: str, why: str) -> None:
         """Give up what a block's `where` names: measuring it fails. It comes as a block without records, with its problem."""
         ...
@@ -74,14 +87,24 @@ class _File:
 
 
 class FilesReader:
-    """Reads the prediction and label folders of a stream: files by landing time, then path, each in chunks."""
+    """Reads the prediction and label folders of a stream: files by landing time, then path, each in chunks.
+
+    `now` is the time in µs since 1970.
+    """
 
     def __init__(
-        self, plan: StreamPlan, marks: Iterable[FileMark], resume: Mapping[str, Any] | None, stop: threading.Event
+        self,
+        plan: StreamPlan,
+        marks: Marks,
+        resume: Mapping[str, Any] | None,
+        now: Callable[[], int],
+        stop: threading.Event,
     ) -> None:
         self._plan = plan
-        self._owner = f"stream:{plan.name}"
-        self._marks = Marks(marks)
+        self._marks = marks
+        self._now = now
+        self._gone: deque[GoneFile] = deque()
+        self._forgotten: tuple[Forgotten, ...] = ()
         self._letters = DeadLetters(plan)
         self._stop = stop
         self._waiting: deque[tuple[Candidate, Content]] = deque()
@@ -110,7 +133,7 @@ class FilesReader:
             self._waiting.extend(self._landed())
         while self._waiting and not self._stop.is_set():
             candidate, content = self._waiting.popleft()
-            found = look(self._owner, candidate, self._marks, self._stop)
+            found = look(candidate, self._marks, self._stop)
             if found is None:
                 continue
             if not found.fresh:
@@ -121,6 +144,22 @@ class FilesReader:
             self._blocks = self._read(_File(content, candidate, found.mark), 0)
             return next(self._blocks)
         return None
+
+    @property
+    def has_lost(self) -> bool:
+        """Files are gone, or contents forgotten, and nobody has taken note."""
+        return bool(self._gone or self._forgotten)
+
+    def noted(self, batch: Batch) -> Batch:
+        """The batch of all blocks up to now, together with what it should say of files that are gone."""
+        gone: list[GoneFile] = []
+        while self._gone and len(gone) < GONE:
+            file = self._gone.popleft()
+            if file.path not in self._marks:  # else it has come back, and its mark stays
+                gone.append(file)
+        forgotten, self._forgotten = self._forgotten, ()
+        files = tuple(mark for mark in batch.files if mark.path in self._marks)
+        return replace(batch, files=files, gone=tuple(gone), forgotten=forgotten)
 
     def skip(self, where: str, why: str) -> None:
         """Give up a file: it comes as a block without records, with its problem."""
@@ -144,6 +183,10 @@ class FilesReader:
             others = [f"{other.path}/" for other in self._watches.values() if other.path != watch.path]
             inner = tuple(other for other in others if other.startswith(f"{watch.path}/"))
             found.extend((c, content) for c in watch.ready(self._marks) if not c.path.startswith(inner or ("\0",)))
+            if watch.listing is not None:
+                now = self._now()
+                self._gone.extend(self._marks.leave(watch.listing, now))
+                self._forgotten = self._marks.forget(now) or self._forgotten
         return sorted(found)
 
     def _read(self, file: _File, start: int) -> Iterator[Block]:
@@ -178,8 +221,16 @@ class FilesReader:
 
     def _resumed(self, at: Mapping[str, Any]) -> Iterator[Block]:
         """The rest of the file that was being read when the worker ended."""
-        candidate = Candidate(at["mtime_ns"], at["path"], at["folder"], at["size"])
-        mark = FileMark(self._owner, at["path"], at["size"], at["mtime_ns"], at["digest"], "taken")
+        candidate = Candidate(at["mtime_ns"], at["path"], at["folder"], at["size"], at["device"])
+        mark = FileMark(
+            self._marks.owner,
+            candidate.path,
+            candidate.size,
+            candidate.mtime_ns,
+            at["digest"],
+            "taken",
+            candidate.device,
+        )
         content: Content = "labels" if at["content"] == "labels" else "predictions"
         if _unchanged(candidate):
             yield from self._read(_File(content, candidate, mark), at["record"])
@@ -215,6 +266,7 @@ def _resume(file: _File, raw: Raw) -> dict[str, Any]:
         "folder": candidate.folder,
         "size": candidate.size,
         "mtime_ns": candidate.mtime_ns,
+        "device": candidate.device,
         "digest": file.mark.digest,
         "record": raw.start + raw.read,
     }

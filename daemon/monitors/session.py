@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
 
+from daemon.clients.marks import Marks
 from daemon.core.errors import BadInput
 from daemon.intake import FileMark
 from daemon.monitors.batches import batch_frame
@@ -49,7 +50,7 @@ class Stored:
 
     position: int
     states: Mapping[str, bytes]
-    marks: Iterable[FileMark]
+    marks: Marks
 
 
 class Session:
@@ -60,7 +61,7 @@ class Session:
     ) -> None:
         self.plan = plan
         self.monitor = StreamMonitor(plan, stored.states, stored.position, samples)
-        self._reader: Reader = FilesReader(plan, stored.marks, self.monitor.resume, stop)
+        self._reader: Reader = FilesReader(plan, stored.marks, self.monitor.resume, times.now, stop)
         self._times = times
         self._under_way = False
         self._rows = 0
@@ -102,7 +103,8 @@ class Session:
                 raise Unmeasurable(block.where, f"it cannot be measured ({type(error).__name__}: {error})") from error
         elif self.monitor.is_open and self._times.monotonic() - self._rows_at >= self.plan.idle:
             self.monitor.idle()
-        due = self.monitor.changed and not self._under_way and (full or block is None)
+        changed = self.monitor.changed or self._reader.has_lost
+        due = changed and not self._under_way and (full or block is None)
         due = due and self.monitor.letters.kept() and self._reader.letters.kept()
         return block is not None, self._checkpoint() if due else None
 
@@ -126,18 +128,23 @@ class Session:
         self._under_way = True
         self._stored_at = self._times.monotonic()
         rows, self._rows = self._rows, 0
-        frame = batch_frame(self.plan.name, rows, self.monitor.checkpoint())
+        frame = batch_frame(self.plan.name, rows, self._reader.noted(self.monitor.checkpoint()))
         return replace(frame, body={**frame.body, "role": "files"})
 
 
 def open_session(frame: Frame, samples: SampleScores, times: Times, stop: threading.Event) -> Session:
     """The session that an `open` frame asks for. BadInput when its stored state cannot be read."""
     body = frame.body
-    marks, *blobs = frame.blobs
-    states = dict(zip(body["states"], blobs, strict=True))
-    stored = Stored(body["position"], states, [FileMark(*mark) for mark in orjson.loads(marks)])
+    count = len(body["states"])
+    states = dict(zip(body["states"], frame.blobs[:count], strict=True))
+    gone, *pages = frame.blobs[count:]
     try:
-        session = Session(StreamPlan.from_json(body["plan"]), stored, samples, times, stop)
+        plan = StreamPlan.from_json(body["plan"])
+        marks = Marks(f"stream:{plan.name}", (), plan.remember, gone)
+        for page in pages:
+            for mark in orjson.loads(page):
+                marks.add(FileMark(marks.owner, *mark))
+        session = Session(plan, Stored(body["position"], states, marks), samples, times, stop)
     except (KeyError, TypeError) as error:
         raise BadInput(f"the stored state of stream {body['plan']['name']} cannot be read: {error!r}") from error
     for where, why in body["skip"].items():

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ PARTITION, WINDOWS = "0", "windows"
 """Under which partition the progress of a stream's windows is stored: of files, and of topics."""
 INBOX = 256
 """Frames from the worker, and champions, that wait; a full inbox pauses the worker."""
+PAGE = 10_000
+"""Marks of files that are read at once."""
 REPORTS = 32
 """Most reports asked for and not yet made."""
 BUSY_S = 0.5
@@ -338,12 +340,12 @@ class Supervisor:
             slot.tell("open", {**body, "frontier": stream.frontier})
             return
         states = intake.states(plan.name)
-        marks = orjson.dumps([astuple(mark) for mark in intake.files(f"stream:{plan.name}").values()])
         position = intake.progress(plan.name, PARTITION if role == "files" else WINDOWS)
+        files = _files(intake, f"stream:{plan.name}") if role == "files" else ()
         slot.tell(
             "open",
             {**body, "position": position, "states": list(states), "skip": stream.skip},
-            (marks, *states.values()),
+            (*states.values(), *files),
         )
         with self._lock:
             waiting = [report for report in self._reports if report.stream == plan.name]
@@ -394,6 +396,18 @@ class Supervisor:
         """When the stream last brought rows, also before this daemon began."""
         stored = intake.cursor(f"stream:{stream.plan.name}")
         return datetime.fromisoformat(stored["brought"]) if stored else stream.brought
+
+
+def _files(intake: Intake, owner: str) -> Iterator[bytes]:
+    """What is known of the owner's files: of those that are gone, and the marks of the others.
+
+    Some thousand marks at once: all of them as objects would take many times the space.
+    """
+    yield intake.gone(owner)
+    last = ""
+    while page := intake.files(owner, last, PAGE):
+        yield orjson.dumps([(m.path, m.size, m.mtime_ns, m.digest, m.status, m.device) for m in page.values()])
+        last = next(reversed(page))
 
 
 def _windows(name: str) -> dict[str, str]:

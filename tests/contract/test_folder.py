@@ -15,7 +15,8 @@ import pytest
 
 from daemon.clients.completeness import Complete
 from daemon.clients.folder import FolderWatch, is_being_written
-from daemon.clients.landed import Candidate, Found, Marks, look
+from daemon.clients.landed import Candidate, Found, look
+from daemon.clients.marks import Marks
 from tests.contract.desk import eventually
 
 NEVER = threading.Event()
@@ -26,14 +27,14 @@ class Reader:
 
     def __init__(self, watch: FolderWatch) -> None:
         self.watch = watch
-        self.marks = Marks()
+        self.marks = Marks("stream:s")
         self.found: list[Found] = []
 
     def look(self) -> list[str]:
         """Take what is ready now; the names of what is to be used."""
         taken = []
         for candidate in self.watch.ready(self.marks):
-            found = look("stream:s", candidate, self.marks, NEVER)
+            found = look(candidate, self.marks, NEVER)
             if found is not None:
                 self.marks.add(found.mark)
                 self.found.append(found)
@@ -202,7 +203,7 @@ def test_what_landed_while_nobody_watched_is_found(folder: Path) -> None:
     (folder / "new").write_text("new")
     with watching(folder, "renamed") as watch:
         second = Reader(watch)
-        second.marks = Marks(first.marks.values())
+        second.marks = Marks("stream:s", first.marks.values())
         second.until("new")
 
 
@@ -361,7 +362,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_later(folder: Path) ->
     path.write_text("new content")
     old = Candidate(1, str(path), "", 3)
     gone = Candidate(1, str(folder / "gone"), "", 3)
-    assert [look("o", candidate, Marks(), NEVER) for candidate in (old, gone)] == [None, None]
+    assert [look(candidate, Marks("o"), NEVER) for candidate in (old, gone)] == [None, None]
 
 
 def test_without_notifications_to_be_had_the_folder_is_listed(folder: Path) -> None:
@@ -370,7 +371,7 @@ def test_without_notifications_to_be_had_the_folder_is_listed(folder: Path) -> N
 import os, resource, threading
 from pathlib import Path
 from daemon.clients.folder import FolderWatch
-from daemon.clients.landed import Marks
+from daemon.clients.marks import Marks
 folder, never = Path({str(folder)!r}), threading.Event()
 # Room for one descriptor more: the instance of inotify has it, its wake-up pipe does not.
 soft = max(int(name) for name in os.listdir("/proc/self/fd")) + 2
@@ -378,7 +379,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
 with FolderWatch(folder, "*", "renamed", 0.05, 0.05) as watch:
     found = []
     while not found:
-        found = watch.ready(Marks())
+        found = watch.ready(Marks("s"))
         watch.wait(never, 0.1)
     print(watch.notified, found[0].name)
 """

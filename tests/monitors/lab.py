@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from daemon.clients.gone import content_key, pack, path_key
+from daemon.clients.marks import Marks
 from daemon.config import Fields
 from daemon.core.events import Event
 from daemon.core.monitors import Monitor, Window
@@ -117,6 +119,7 @@ class Shelf:
     position: int = 0
     states: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, FileMark] = field(default_factory=dict)
+    gone: list[tuple[bytes, bytes, int]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     batches: int = 0
@@ -125,7 +128,7 @@ class Shelf:
         """Store a batch."""
         (progress,) = batch.progress
         assert progress.expected == self.position, "progress moved"
-        assert progress.position > progress.expected
+        assert progress.position > progress.expected or batch.gone or batch.forgotten
         self.position = progress.position
         self.batches += 1
         for state in batch.states:
@@ -133,13 +136,20 @@ class Shelf:
                 self.states.pop(state.key, None)
             else:
                 self.states[state.key] = state.blob
+        for file in batch.gone:
+            self.files.pop(file.path, None)
+            if file.digest:
+                self.gone.append((content_key(file.digest), path_key(file.path), file.at))
+        for forgotten in batch.forgotten:
+            self.gone = [row for row in self.gone if row[2] > forgotten.until]
         self.files.update({mark.path: mark for mark in batch.files})
         self.events += batch.events
         self.problems += batch.problems
 
     def open(self, made: StreamPlan, clock: Clock | None = None) -> Session:
         """A session that goes on from here."""
-        stored = Stored(self.position, dict(self.states), list(self.files.values()))
+        marks = Marks(f"stream:{made.name}", self.files.values(), made.remember, pack(self.gone))
+        stored = Stored(self.position, dict(self.states), marks)
         return Session(made, stored, Samples(), (clock or Clock()).times(), threading.Event())
 
     def of(self, kind: str, segment: str = "") -> list[Mapping[str, Any]]:

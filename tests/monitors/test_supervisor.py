@@ -298,9 +298,8 @@ def test_a_full_store_pauses_the_worker(lab: Lab, data: Path) -> None:
 
         def __init__(self, writer: Writer) -> None:
             self.writer = writer
-            self.cursor, self.files, self.progress, self.states = (
-                writer.cursor, writer.files, writer.progress, writer.states,
-            )  # fmt: skip
+            self.cursor, self.files, self.gone = writer.cursor, writer.files, writer.gone
+            self.progress, self.states = writer.progress, writer.states
 
         def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
             """Refuse the first ones."""

@@ -213,12 +213,24 @@ SELECT value FROM cursors WHERE source = ?;
 INSERT INTO cursors (source, value) VALUES (?, ?) ON CONFLICT (source) DO UPDATE SET value = excluded.value;
 
 -- name: files
-SELECT owner, path, size, mtime_ns, digest, status FROM files WHERE owner = ?;
+SELECT owner, path, size, mtime_ns, digest, status, device FROM files WHERE owner = ? AND path > ? ORDER BY path LIMIT ?;
 
 -- name: put_file
-INSERT INTO files (owner, path, size, mtime_ns, digest, status) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO files (owner, path, size, mtime_ns, digest, status, device) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, digest = excluded.digest,
-status = excluded.status;
+status = excluded.status, device = excluded.device;
+
+-- name: drop_file
+DELETE FROM files WHERE owner = ? AND path = ?;
+
+-- name: gone
+SELECT content, path, at FROM gone WHERE owner = ? AND (at, content) > (?, ?) ORDER BY at, content LIMIT ?;
+
+-- name: put_gone
+INSERT INTO gone (owner, content, path, at) VALUES (?, ?, ?, ?) ON CONFLICT (owner, at, content) DO NOTHING;
+
+-- name: forget_gone
+DELETE FROM gone WHERE owner = ? AND at <= ?;
 
 -- name: progress
 SELECT position FROM progress WHERE stream = ? AND partition = ?;

@@ -148,7 +148,17 @@ CREATE TABLE files (
     mtime_ns INTEGER NOT NULL,
     digest TEXT NOT NULL,
     status TEXT NOT NULL,
+    device INTEGER NOT NULL,
     PRIMARY KEY (owner, path)
+) WITHOUT ROWID, STRICT;
+
+-- Of files that are gone, what tells that a content, or the file itself, comes back: both as hashes (`clients/gone.py`).
+CREATE TABLE gone (
+    owner TEXT NOT NULL,
+    content BLOB NOT NULL,
+    path BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (owner, at, content)
 ) WITHOUT ROWID, STRICT;
 
 CREATE TABLE progress (
