@@ -22,11 +22,11 @@ from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
 
-from daemon.sourceparts import Schedule
 from daemon.core.durations import write_duration
 from daemon.core.events import Event, utc
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Cursor, Intake
+from daemon.sourceparts import Schedule
 from daemon.sources.base import Health
 from daemon.sources.delivery import Pulse, deliver
 
