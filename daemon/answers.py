@@ -6,8 +6,12 @@ from typing import Any
 
 import orjson
 
-from daemon.intake import FileMark
-from daemon.store.base import Store
+from daemon.clients.gone import pack
+from daemon.intake import ALL, FileMark
+from daemon.store.base import Row, Store
+
+GONE = 10_000
+"""Files that are gone that are read at once."""
 
 
 class Answers:
@@ -22,11 +26,20 @@ class Answers:
             rows = session.rows("cursor", source)
         return orjson.loads(rows[0][0]) if rows else None
 
-    def files(self, owner: str) -> dict[str, FileMark]:
-        """The files of an owner, by path."""
+    def files(self, owner: str, after: str = "", limit: int = ALL) -> dict[str, FileMark]:
+        """The files of an owner that are there, by path."""
         with self._store.read() as session:
-            marks = [FileMark(*row) for row in session.rows("files", owner)]
-        return {mark.path: mark for mark in marks}
+            return {row[1]: FileMark(*row) for row in session.rows("files", owner, after, limit)}
+
+    def gone(self, owner: str) -> bytes:
+        """What is known of the files of an owner that are gone."""
+        pieces: list[bytes] = []
+        last: Row = (b"", b"", 0)
+        with self._store.read() as session:
+            while rows := session.rows("gone", owner, last[2], last[0], GONE):
+                pieces.append(pack(rows))
+                last = rows[-1]
+        return b"".join(pieces)
 
     def progress(self, stream: str, partition: str) -> int:
         """How far a partition was measured."""
