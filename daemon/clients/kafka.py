@@ -72,7 +72,8 @@ class Reading:
 class Consumer:
     """Reads partitions, of a group (`subscribe`) or of its own choice (`assign`). Not safe for several threads.
 
-    `name` is what the broker sees in its logs. While it is opened `stop` is looked at; set, it raises Unavailable soon.
+    `name` is what the broker sees in its logs. Once `stop` is set, nothing waits for the broker much longer: what it waits
+    for is Unavailable.
     """
 
     def __init__(
@@ -90,10 +91,10 @@ class Consumer:
         self._changes = _Changes()
         self._joining_since: float | None = None
         warn_if_slow()
-        with opening(connection, stop) as begun:
+        with opening(connection, stop) as self._begun:
             self._kafka = KafkaConsumer(
                 **settings(connection, name),
-                kafka_client=begun.client,
+                kafka_client=self._begun.client,
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
@@ -197,7 +198,7 @@ class Consumer:
         """Leave the group, if that can be done soon, and let go of all connections."""
         with contextlib.suppress(kafka_errors.KafkaError, *_UNDECODABLE):
             self._kafka.close(autocommit=False, timeout_ms=min(self._timeout_ms, 1000))
-        self._kafka._client.close()  # noqa: SLF001 - when the group could not be left
+        self._begun.close()
 
     def _finish_joining(self) -> None:
         """When a rebalance has begun and not ended, end it; Unavailable when that takes for ever.

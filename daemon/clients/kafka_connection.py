@@ -18,6 +18,8 @@ from daemon.kafkaparts import KafkaConnection
 
 RECONNECT_MS = 2000
 """Longest pause between two attempts to connect."""
+GRACE_S = 1.0
+"""How long a client that is told to stop may go on with what it does."""
 _FAST = "crc32c"
 
 
@@ -25,7 +27,10 @@ class Begun:
     """What was begun while a client is opened: kafka-python leaves connections open, and a thread at work, when it fails."""
 
     def __init__(self) -> None:
+        self.is_open = threading.Event()
+        self._closed = threading.Event()
         self._ends: list[Callable[[], None]] = []
+        self._watch: threading.Thread | None = None
 
     def client(self, **settings: Any) -> KafkaNetClient:
         """Makes kafka-python's own, and remembers it."""
@@ -37,26 +42,41 @@ class Begun:
         """Remember a socket that may wait."""
         self._ends.append(lambda: _shut(one))
 
+    def watch(self, stop: threading.Event | None) -> None:
+        """End it when `stop` is set: at once while it is opened, else if it does not close by itself soon."""
+        if stop is None:
+            return
+
+        def look(stop: threading.Event) -> None:
+            while not self._closed.wait(0.1):
+                if stop.is_set() and not (self.is_open.is_set() and self._closed.wait(GRACE_S)):
+                    self._end()
+                    return
+
+        self._watch = threading.Thread(target=look, args=(stop,), name="kafka-watch", daemon=True)
+        self._watch.start()
+
     def close(self) -> None:
         """End all of it."""
+        self._closed.set()
+        self._end()
+        if self._watch is not None:
+            self._watch.join()
+
+    def _end(self) -> None:
         for end in list(self._ends):
             end()
 
 
 @contextlib.contextmanager
 def opening(connection: KafkaConnection, stop: threading.Event | None) -> Iterator[Begun]:
-    """While a client is opened: what fails is named and leaves nothing behind, and `stop` ends the waiting."""
+    """While a client is opened: what fails is named and leaves nothing behind.
+
+    As soon as `stop` is set, nothing is waited for any more; also afterwards, until `Begun.close`, which the client calls
+    at its end.
+    """
     begun = Begun()
-    over = threading.Event()
-
-    def give_up() -> None:
-        while stop is not None and not over.wait(0.1):
-            if stop.is_set():
-                begun.close()
-                return
-
-    watch = threading.Thread(target=give_up, name="kafka-opening", daemon=True)
-    watch.start()
+    begun.watch(stop)
     try:
         greet(connection, begun.socket)
         with named_errors(OPEN):
@@ -64,9 +84,7 @@ def opening(connection: KafkaConnection, stop: threading.Event | None) -> Iterat
     except BaseException:
         begun.close()
         raise
-    finally:
-        over.set()
-        watch.join()
+    begun.is_open.set()
 
 
 def _shut(one: socket.socket) -> None:

@@ -40,11 +40,13 @@ class Partition(NamedTuple):
 class OffsetsGone(Conflict):
     """Positions of these partitions are not in the log: what was there has been deleted, or the log ends before them."""
 
-    def __init__(self, why: str, partitions: frozenset[Partition], ends: Mapping[Partition, int]) -> None:
+    def __init__(self, why: str, partitions: frozenset[Partition], ends: Mapping[Partition, int] | None = None) -> None:
         super().__init__(SERVICE, "fetch", why)
         self.partitions = partitions
-        self.ends = ends
-        """Where known: the offset up to which the log is the one that was read, before it was cut."""
+        self.cut = ends is not None
+        """The log was cut, and may have grown again since: the positions may be in it, but not what was there."""
+        self.ends: Mapping[Partition, int] = ends or {}
+        """Where known: up to which offset a log that was cut is the one that was read."""
 
 
 @contextlib.contextmanager
@@ -53,7 +55,7 @@ def named_errors(operation: str, undecodable: tuple[type[Exception], ...] = ()) 
     try:
         yield
     except kafka_errors.OffsetOutOfRangeError as error:
-        raise OffsetsGone(str(error), frozenset(Partition(*place) for place in error.args[0]), {}) from error
+        raise OffsetsGone(str(error), frozenset(Partition(*place) for place in error.args[0])) from error
     except kafka_errors.LogTruncationError as error:
         found = {Partition(*place): known for place, known in error.divergent_offsets.items()}
         ends = {partition: known.offset for partition, known in found.items() if known is not None}

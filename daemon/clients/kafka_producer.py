@@ -32,10 +32,10 @@ class Producer:
     def __init__(self, connection: KafkaConnection, name: str, stop: threading.Event | None = None) -> None:
         self._timeout = connection.timeout.total_seconds()
         milliseconds = int(self._timeout * 1000)
-        with opening(connection, stop) as begun:
+        with opening(connection, stop) as self._begun:
             self._kafka = KafkaProducer(
                 **settings(connection, name),
-                kafka_client=begun.client,
+                kafka_client=self._begun.client,
                 acks="all",
                 # kafka-python's idempotent producer refuses everything after one record that was too large.
                 enable_idempotence=False,
@@ -61,6 +61,7 @@ class Producer:
         """Let go of all connections."""
         with contextlib.suppress(kafka_errors.KafkaError):
             self._kafka.close(timeout=1.0)
+        self._begun.close()
 
     def _begin(self, topic: str, record: Outgoing) -> Any:
         # kafka-python wants one of both; a tombstone without a key says nothing.

@@ -18,6 +18,10 @@ class Health:
     event_at: datetime | None
     problem: str
     """Empty when all is well; else what is wrong and what to do."""
+    lag: int | None = None
+    """Records that lie there and are not read yet; None: not known, or its system does not count them."""
+    unread_at: datetime | None = None
+    """When the oldest of them was written, or some time before that; None when there are none, or it is not known."""
 
 
 class Source(Protocol):

@@ -1,14 +1,14 @@
-"""CloudEvents 1.0 over HTTP -> Event: pure functions.
+"""CloudEvents 1.0 over HTTP or in Kafka records -> Event: pure functions.
 
 An event type of driftd's own that may be told from outside (OUTSIDE) is taken as that event when its data is as the
-catalogue says. Everything else is `webhook.received`, with the sender's type and data inside: a sender cannot speak for
-the daemon, its operators or the registry.
+catalogue says. Everything else is `webhook.received` or `message.received`, with the sender's type and data inside: a sender cannot
+speak for the daemon, its operators or the registry.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,21 +72,68 @@ def read_request(headers: Mapping[str, str], body: bytes) -> tuple[CloudEvent, .
     return (_binary(headers, kind, body),)
 
 
-def event_of(hook: str, told: CloudEvent, now: datetime) -> Event:
-    """The event of a CloudEvent that the hook of this name took; BadInput when its data is not as the catalogue says.
+def read_record(headers: Sequence[tuple[str, bytes | None]], value: bytes | None) -> CloudEvent | None:
+    """The event of a record in structured or binary mode (CloudEvents' Kafka protocol binding); None for a tombstone.
 
-    Its id is made of the sender's source and id, which CloudEvents promises to be unique together.
+    A record without any header is taken for structured JSON. Raises Unsupported and BadInput as `read_request` does.
     """
-    number = content_id("cloudevent", told.source, told.id)
+    texts = _header_texts(headers)
+    if not any(name.startswith("ce_") for name in texts):
+        kind = texts.get("content-type", _STRUCTURED).lower().partition(";")[0].strip()
+        if value is None:
+            return None
+        if kind not in {_STRUCTURED, "application/json"}:
+            raise Unsupported(f"the record is {kind}; send {_STRUCTURED}, or application/json with ce_ headers")
+        return _structured(_json(value))
+    kind = texts.get("content-type", "application/json").lower().partition(";")[0].strip()
+    if value and not _is_json(kind):
+        raise Unsupported(f"the data is {kind}; send it as application/json")
+    attributes = {name[3:]: text for name, text in texts.items() if name.startswith("ce_")}
+    return _event(attributes, _json(value) if value else None)
+
+
+def event_of(hook: str, told: CloudEvent, now: datetime) -> Event:
+    """The event of a CloudEvent that the hook of this name took; BadInput when its data is not as the catalogue says."""
     place = f"webhook:{hook}"
-    time = told.time or now
-    if told.type not in OUTSIDE:
-        data = {"hook": hook, "type": told.type, "sender": told.source, "payload": told.data}
-        return Event(number, place, "webhook.received", told.subject or hook, time, data)
+    if told.type in OUTSIDE:
+        return _catalogued(place, told, now)
+    data = {"hook": hook, "type": told.type, "sender": told.source, "payload": told.data}
+    return Event(_number(told), place, "webhook.received", told.subject or hook, told.time or now, data)
+
+
+def message_of(name: str, topic: str, told: CloudEvent, now: datetime) -> Event:
+    """The event of a CloudEvent that came on a topic of the source `name`; BadInput as in `event_of`."""
+    place = f"kafka:{name}"
+    if told.type in OUTSIDE:
+        return _catalogued(place, told, now)
+    data = {"source": name, "topic": topic, "type": told.type, "sender": told.source, "payload": told.data}
+    return Event(_number(told), place, "message.received", told.subject or name, told.time or now, data)
+
+
+def _catalogued(place: str, told: CloudEvent, now: datetime) -> Event:
     mistakes = check_data(told.type, told.data)
     if mistakes:
         raise BadInput(f"data of {told.type}: {'; '.join(mistakes)}")
-    return Event(number, place, told.type, told.data[OUTSIDE[told.type]], time, told.data)
+    return Event(_number(told), place, told.type, told.data[OUTSIDE[told.type]], told.time or now, told.data)
+
+
+def _number(told: CloudEvent) -> str:
+    """An id made of the sender's source and id, which CloudEvents promises to be unique together."""
+    return content_id("cloudevent", told.source, told.id)
+
+
+def _header_texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+    """The headers that can matter, names in lower case; the last of a name counts."""
+    texts: dict[str, str] = {}
+    for name, raw in headers:
+        name = name.lower()  # noqa: PLW2901 - nobody needs the other spelling
+        if name != "content-type" and not name.startswith("ce_"):
+            continue
+        try:
+            texts[name] = (raw or b"").decode()
+        except UnicodeDecodeError:
+            raise BadInput(f"header {name} is not UTF-8") from None
+    return texts
 
 
 def _batch(told: Any) -> tuple[CloudEvent, ...]:

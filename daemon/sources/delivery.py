@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from daemon.core.errors import StoreBusy
@@ -27,17 +28,22 @@ class Pulse:
     def alive(self, problem: str = "") -> None:
         """The source reached its system just now; `problem` is what is wrong all the same."""
         with self._lock:
-            self._health = Health(self._clock(), self._health.event_at, problem)
+            self._health = replace(self._health, alive_at=self._clock(), problem=problem)
 
     def took(self) -> None:
         """Something new came and is durable."""
         with self._lock:
-            self._health = Health(self._health.alive_at, self._clock(), self._health.problem)
+            self._health = replace(self._health, event_at=self._clock())
 
     def ails(self, problem: str) -> None:
         """The source cannot reach its system, or the store, since some time: `alive_at` stands still."""
         with self._lock:
-            self._health = Health(self._health.alive_at, self._health.event_at, problem)
+            self._health = replace(self._health, problem=problem)
+
+    def behind(self, lag: int | None, unread_at: datetime | None) -> None:
+        """So much lies there unread; see Health."""
+        with self._lock:
+            self._health = replace(self._health, lag=lag, unread_at=unread_at)
 
     def health(self) -> Health:
         """How it is doing now."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from daemon.story.broker import Broker
 from daemon.story.topics import Topics
+from tests.contract.desk import Desk
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,13 @@ def topic(request: pytest.FixtureRequest, topics: Topics) -> str:
     name = str(request.node.name).removeprefix("test_").replace("[", ".").replace("]", "")
     topics.create(name)
     return name
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A daemon's store and writer in a folder of their own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    opened = Desk(home)
+    yield opened
+    opened.close()

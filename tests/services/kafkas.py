@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from daemon.clients.kafka import Consumer, Record
 from daemon.clients.kafka_errors import Partition
 from daemon.kafkaparts import KafkaConnection, Sasl, Tls
+from daemon.kafkaparts import KafkaSource as KafkaSourceConfig
 from daemon.parts import Secret
+from daemon.sources.kafka import KafkaSource
 from daemon.story.broker import ANN, ANNS_PASSWORD, Broker
-from tests.contract.desk import eventually
+from daemon.story.topics import Message
+from tests.contract.desk import Desk, eventually
 
 
 def plain(address: str, timeout: float = 10.0, refresh: float = 1.0) -> KafkaConnection:
@@ -45,3 +51,30 @@ def read(consumer: Consumer, count: int, seconds: float = 60.0) -> list[Record]:
 def only(topic: str) -> Partition:
     """The first partition of a topic."""
     return Partition(topic, 0)
+
+
+def orders(topic: str, **more: Any) -> KafkaSourceConfig:
+    """A source of the events on one topic."""
+    return KafkaSourceConfig(kind="kafka", connection="main", topics=(topic,), group=f"group-{topic}", **more)
+
+
+def source(broker: Broker, topic: str, desk: Desk, **more: Any) -> KafkaSource:
+    """The source `shop` of a topic, as the daemon makes it."""
+    return KafkaSource("shop", orders(topic, **more), plain(broker.address), desk.home, lambda: datetime.now(UTC))
+
+
+def placed(number: int, **more: Any) -> Message:
+    """A CloudEvent of number, in structured mode."""
+    told = {"specversion": "1.0", "id": str(number), "source": "/shop", "type": "order.placed", "data": number}
+    return Message(orjson.dumps(told), **more)
+
+
+def numbers(desk: Desk) -> list[int]:
+    """The numbers of the events that came, in the order of the store."""
+    return [event["payload"] for event in desk.events("message.received")]
+
+
+def gaps(desk: Desk) -> list[tuple[int, int, int, int | None]]:
+    """Partition, from, to and how many were lost, of each gap."""
+    found = desk.events("source.gap")
+    return [(one["partition"], one["from_offset"], one["to_offset"], one.get("lost")) for one in found]
