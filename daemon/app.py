@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -41,6 +41,7 @@ from daemon.running import Running
 from daemon.sources.base import Source
 from daemon.sources.mlflow import MlflowSource
 from daemon.sources.schedule import ScheduleSource
+from daemon.sources.stalls import Stall
 from daemon.sources.storage import StorageSource
 from daemon.sources.webhook import WebhookSource
 from daemon.store.sqlite import SqliteStore
@@ -48,8 +49,6 @@ from daemon.templates import load_templates
 from daemon.verbs import load_verbs
 from daemon.writer import Writer
 
-STALLED = timedelta(minutes=2)
-"""A source that has not reached its system for so long is stalled."""
 RELOAD_SECONDS = 1.0
 """How often the rule files are looked at."""
 LEAVE_SECONDS = 5.0
@@ -67,8 +66,7 @@ class _Kept:
 
     source: Source
     thread: threading.Thread
-    told: str = ""
-    """The stall that was reported last, so that each is reported once."""
+    stall: Stall
 
 
 class App:
@@ -120,7 +118,7 @@ class App:
         self._dispatcher.start()
         for source in self._all_sources():
             thread = threading.Thread(target=self._keep, args=(source,), name=source.name, daemon=True)
-            self._sources.append(_Kept(source, thread))
+            self._sources.append(_Kept(source, thread, Stall(source)))
         for kept in self._sources:
             kept.thread.start()
         self._thread("rules", self._watch_rules)
@@ -174,6 +172,7 @@ class App:
         sources.extend(ScheduleSource(name, entry, clock) for name, entry in config.schedules.items())
         if config.webhook.hooks:
             sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None))
+        sources.extend(_topics(config, clock))
         if config.streams:
             sources.append(self._supervisor)
         return sources
@@ -230,19 +229,15 @@ class App:
 
     def _tell_stall(self, kept: _Kept) -> None:
         """A source that does not reach its system is an event, once per stall."""
-        health = kept.source.health()
-        since = health.alive_at
-        if since is None or self._clock() - since < STALLED or kept.told == since.isoformat():
+        news = kept.stall.news(self._clock())
+        if news is None:
             return
-        name, why = kept.source.name, health.problem or "it has not reached its system"
-        data = {"source": name, "since": since.isoformat(), "why": why}
-        event = Event(f"{name}@{since.isoformat()}", "driftd:health", "source.stalled", name, self._clock(), data)
         try:
-            self.writer.submit(Batch(events=(event,)))
+            self.writer.submit(Batch(events=(news,)))
         except DaemonError as error:
-            self._log.warning("stall.not_stored", source=name, why=str(error))
+            self._log.warning("stall.not_stored", source=kept.source.name, why=str(error))
             return
-        kept.told = since.isoformat()
+        kept.stall.tell(news)
 
     def _report(self, problem: Problem) -> None:
         try:
@@ -301,7 +296,7 @@ class App:
         """How it is doing, as JSON values; `ready` says whether a probe should be content."""
         standing, writer = self.writer.standing, self.writer
         sources = {kept.source.name: _health(kept.source) for kept in self._sources}
-        stuck = [kept.source.name for kept in self._sources if kept.told]
+        stuck = [kept.source.name for kept in self._sources if kept.stall.lasts]
         return {
             "version": __version__,
             "ready": writer.failure is None and not writer.waiting and not stuck,
@@ -322,12 +317,25 @@ def _problem_of(mistake: Mistake) -> Problem:
     return Problem("rule", f"{mistake.file}:{mistake.line}:{mistake.column}", mistake.message)
 
 
+def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:
+    if not config.topics:
+        return []
+    from daemon.sources.kafka import KafkaSource  # noqa: PLC0415 - who has no topics need not wait for kafka-python
+
+    return [
+        KafkaSource(name, entry, config.kafka[entry.connection], config.home, clock)
+        for name, entry in config.topics.items()
+    ]
+
+
 def _health(source: Source) -> dict[str, Any]:
     health = source.health()
     return {
         "alive_at": health.alive_at.isoformat() if health.alive_at else None,
         "event_at": health.event_at.isoformat() if health.event_at else None,
         "problem": health.problem,
+        "lag": health.lag,
+        "unread_at": health.unread_at.isoformat() if health.unread_at else None,
     }
 
 

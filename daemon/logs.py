@@ -53,3 +53,6 @@ def start_logging(level: str = "info") -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Of a broker that is away kafka-python tells every attempt, with tracebacks; our own errors, problems and health do.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # its event loop has broken

@@ -196,7 +196,9 @@ def test_scram_over_tls(broker: Broker, topics: Topics, topic: str, threads: Non
         consumer.assign({only(topic): 0})
         assert [one.value for one in read(consumer, 1)] == [b"secret"]
     for kind in (Consumer, Producer):
-        with pytest.raises(NotAuthenticated, match="Authentication failed during authentication due to invalid credentials"):
+        with pytest.raises(
+            NotAuthenticated, match="Authentication failed during authentication due to invalid credentials"
+        ):
             kind(scram(broker, "guessed"), "test")
 
 
