@@ -7,8 +7,8 @@ settle what was left open, and only then the sources that bring something new. N
 from __future__ import annotations
 
 import gc
+import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -356,17 +356,17 @@ def stop_at_signals(stop: threading.Event) -> None:
     A Python handler runs in the middle of whatever the main thread does, also while that holds the lock inside of `stop`
     and would wait for itself; so the interpreter writes a byte instead (set_wakeup_fd), and a thread sets `stop`.
     """
-    told, tell = socket.socketpair()
-    tell.setblocking(False)
-    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
 
-    def listen(told: socket.socket, _kept_open: socket.socket) -> None:
-        told.recv(1)
+    def listen() -> None:
+        os.read(told, 1)
         stop.set()
 
-    threading.Thread(target=listen, args=(told, tell), name="signals", daemon=True).start()
+    threading.Thread(target=listen, name="signals", daemon=True).start()
 
 
 def run(config: Config, on_point: OnPoint = no_point) -> int:

@@ -1,7 +1,7 @@
 """Which version is champion, and where its reference lies: asked of the registry in a thread of its own.
 
 A registry that does not answer changes nothing: what was known stays. The first look is awaited before a stream is opened,
-so that its first rows are not measured against nothing.
+so that its first rows are not measured against nothing; but a registry that stays away holds no stream up for long.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ ARTIFACT = "driftd/reference.parquet"
 """Where a version's reference lies among its artifacts."""
 RECHECK_S = 60.0
 """A champion that has not changed is looked at this closely: its model may have been deleted and made anew."""
+PATIENCE_S = 60.0
+"""How long the first answer of a registry is awaited."""
 
 
 class Champions:
@@ -38,6 +40,12 @@ class Champions:
         self._checked: dict[str, float] = {}
         self.problem = ""
         """What the registry said last, when it did not answer."""
+        self._began = time.monotonic()
+
+    @property
+    def given_up(self) -> bool:
+        """The registry does not answer, and nobody waits any more for a champion that is not known."""
+        return bool(self.problem) and time.monotonic() - self._began > PATIENCE_S
 
     def look_now(self) -> None:
         """Look at once instead of at the next poll, e.g. because an alias has changed."""
@@ -46,6 +54,7 @@ class Champions:
     def run(self, stop: threading.Event) -> None:
         """Look, tell what changed, wait; until `stop` is set (and `look_now` was called, to return at once)."""
         poll = self._config.registry.poll.total_seconds()
+        self._began = time.monotonic()
         while not stop.is_set():
             self._wake.clear()
             problem = ""

@@ -321,7 +321,7 @@ class Supervisor:
         """Open the streams whose champions are known (or cannot be found out)."""
         for stream in self._streams.values():
             models = [model.name for model in stream.plan.models]
-            if not self._champions.problem and not all(model in self._known for model in models):
+            if not self._champions.given_up and not all(model in self._known for model in models):
                 continue
             for number, role in stream.roles(len(self._slots)):
                 slot = self._slots[number]

@@ -233,8 +233,9 @@ def test_a_new_champion_is_followed(lab: Lab, data: Path) -> None:
     assert {version: arm["requests"] for version, arm in arms.items()} == {"1": 300, "2": 300}
 
 
-def test_a_registry_that_does_not_answer_delays_no_stream(lab: Lab, data: Path) -> None:
-    """Without an answer the stream is measured as far as it can be; health says what is wrong until it answers."""
+def test_a_registry_that_stays_away_holds_no_stream_up(lab: Lab, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while the stream is measured as far as it can be without; health says what is wrong until it answers."""
+    monkeypatch.setattr("daemon.monitors.champions.PATIENCE_S", 1.0)
     lab.registry.answers = False
     feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
     with lab.daemon() as daemon:
@@ -244,6 +245,18 @@ def test_a_registry_that_does_not_answer_delays_no_stream(lab: Lab, data: Path) 
 
         lab.registry.answers = True
         wait_for(lambda: b'"version":"1"' in daemon.writer.states("car-loan")["head"])
+
+
+def test_a_registry_that_fails_at_first_costs_no_row_its_reference(lab: Lab, data: Path) -> None:
+    """A stream is not opened before it is known which version is champion, while that is still to be hoped for."""
+    lab.registry.answers = False
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    with lab.daemon() as daemon:
+        wait_for(lambda: "it is down" in daemon.supervisor.health().problem)
+        assert daemon.events("drift.measured") == []
+        lab.registry.answers = True
+        (event, *_) = wait_for(lambda: daemon.events("drift.measured"))
+    assert event.event.data["columns"]
 
 
 def test_a_reference_that_finds_no_place_is_had_later(lab: Lab, data: Path) -> None:
