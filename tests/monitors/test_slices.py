@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.core.monitors import Monitor, Window
+from daemon.monitors import join, partials
+from daemon.monitors.plan import Champion
 from daemon.monitors.slices import BEFORE, Frontier, Head, Slicing
-from tests.monitors.logs import Lab, Logs, Record, record, topic_plan
+from tests.monitors.logs import FIELDS, Lab, Logs, Record, record, topic_plan
 
 ROWS = Monitor("rows", "churn", Window(rows=12), segments=("plan",))
 TIME = Monitor("time", "churn", Window(every=timedelta(seconds=30), min_rows=3), reference="trailing", trailing=2)
@@ -148,3 +151,77 @@ def test_no_order_of_reading_storing_and_dying_changes_a_window(
 def _heads(lab: Lab) -> list[dict[str, Any]]:
     """The stored heads of all partitions."""
     return [json.loads(blob) for key, blob in lab.store.states.items() if key.endswith("/head")]
+
+
+def test_what_waits_is_bounded_and_what_is_given_up_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times more predictions without labels than may wait: memory and store keep the bound, the rest is counted."""
+    monkeypatch.setattr(partials, "WAITING", 30)
+    monkeypatch.setattr(join.LabelJoin.__init__, "__defaults__", (100, 50))
+    monkeypatch.setattr(join, "BLOCK", 20)
+    made = topic_plan(tmp_path, ROWS, labels="", fields=FIELDS.model_copy(update={"unit": None}))
+    rows = [
+        record({"id": f"r{n}", "at": n / 5, "version": "1", "yhat": 1, "p": 0.5, "age": 1, "plan": "a"}, n)
+        for n in range(3000)
+    ]
+    lab = Lab(made, {("predictions", 0): rows})
+    sizes = []
+    for _ in range(30):
+        lab.owners[0].poll(("predictions", 0), 100)
+        lab.owners[0].store()
+        lab.close_slices()
+        sizes.append(sum(map(len, lab.store.states.values())))
+
+    figures = lab.closer.figures()
+
+    assert figures["rows"] == 3000
+    assert figures["waiting"] <= 120
+    assert figures["dropped"] >= 1000  # a slice has 50 rows and room for 30
+    assert figures["evicted"] >= 3000 - figures["dropped"] - 120 - 100
+    assert max(sizes[15:]) < 1.2 * max(sizes[5:15])
+    assert any("lower join_rate" in problem.reason for problem in lab.store.problems)
+
+
+def test_another_champion_begins_new_windows(tmp_path: Path) -> None:
+    """Sums that were held against the old champion's reference are left out; rows of the new one are measured."""
+    made = topic_plan(tmp_path, ROWS, labels="")
+    rows = [
+        record(
+            {"id": f"r{n}", "at": n, "version": "1" if n < 100 else "2", "yhat": 1, "p": 0.5, "age": 1, "plan": "a"}, n
+        )
+        for n in range(200)
+    ]
+    lab = Lab(made, {("predictions", 0): rows})
+    lab.owners[0].poll(("predictions", 0), 95)
+    lab.owners[0].store()
+    lab.close_slices()
+    newer = Champion("2", "", "", "none was logged")
+    lab.closer.champion("churn", newer)
+    lab.champions.set("churn", newer)
+    lab.owners[0].monitors["predictions", 0].refresh()
+    while lab.owners[0].poll(("predictions", 0), 20):
+        lab.owners[0].store()
+        lab.close_slices()
+
+    windows = [event["window"] for event in lab.store.of("drift.measured")]
+
+    assert any("1 -> 2" in note for note in lab.closer.take_notes())
+    before = [window for window in windows if window["end"] < "1970-01-01T00:01:40"]
+    assert [window["rows"] for window in before] == [20] * 4
+    assert {window["rows"] for window in windows[len(before) :]} == {20}
+
+
+def test_a_record_that_is_rubbish_has_a_letter_of_its_own(tmp_path: Path) -> None:
+    """However the log is portioned, each record that cannot be read is one problem and one letter, by its position."""
+    made = topic_plan(tmp_path, ROWS, labels="")
+    rows = [record({"id": f"r{n}", "at": n, "yhat": 1}, n) for n in range(20)]
+    rows[3] = (3000, b"{rubbish")
+    rows[17] = record({"at": 17, "yhat": 1}, 17)
+    wheres = []
+    for portion in (1, 5, 20):
+        lab = Lab(made, {("predictions", 0): rows})
+        lab.finish(portion)
+        wheres.append([(problem.where, problem.dead_letter) for problem in lab.store.problems])
+
+    assert wheres[0] == wheres[1] == wheres[2]
+    assert [where for where, _ in wheres[0]] == ["predictions/0@3", "predictions/0@17"]
+    assert [Path(letter).is_file() for _, letter in wheres[0]] == [True, True]
