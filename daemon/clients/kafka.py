@@ -132,13 +132,13 @@ class Consumer:
         with named_errors("seek"):
             self._kafka.seek(TopicPartition(*partition), offset)
 
-    def pause(self) -> None:
-        """Bring nothing, but stay in the group: `poll` goes on to be called."""
-        self._kafka.pause(*self._kafka.assignment())
+    def pause(self, partitions: Iterable[Partition] | None = None) -> None:
+        """Bring nothing of these (None: of all), but stay in the group: `poll` goes on to be called."""
+        self._kafka.pause(*self._of(partitions))
 
-    def resume(self) -> None:
-        """Go on after `pause`; what is not placed yet still brings nothing."""
-        self._kafka.resume(*(place for place in self._kafka.assignment() if place not in self._unplaced))
+    def resume(self, partitions: Iterable[Partition] | None = None) -> None:
+        """Go on with these (None: with all) after `pause`; what is not placed yet still brings nothing."""
+        self._kafka.resume(*(place for place in self._of(partitions) if place not in self._unplaced))
 
     def poll(self, most: int, timeout: float) -> Polled:
         """At most so many records, after at most so many seconds (and REBALANCE_S while a rebalance is under way)."""
@@ -217,6 +217,11 @@ class Consumer:
         coordinator.request_rejoin()
         with named_errors("join"):
             coordinator.poll(timeout_ms=int(REBALANCE_S * 1000))
+
+    def _of(self, partitions: Iterable[Partition] | None) -> list[Any]:
+        """Those of the partitions that are ours, as kafka-python names them."""
+        wanted = None if partitions is None else set(partitions)
+        return [place for place in self._kafka.assignment() if wanted is None or Partition(*place) in wanted]
 
     def _offsets(
         self, ask: Callable[..., Mapping[Any, int]], partitions: Iterable[Partition], timeout: float | None

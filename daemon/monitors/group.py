@@ -48,7 +48,7 @@ class GroupLog(Protocol):
         ...
 
     def seek(self, name: PartitionName, offset: int) -> int:
-        """Read a partition from here on; the offset that is really there, behind it when records are gone."""
+        """Read a partition from here on, or from the first record that is there when this offset is not; from which one."""
         ...
 
     def pause(self, names: Sequence[PartitionName]) -> None:
@@ -135,14 +135,19 @@ class GroupSession:
         for item in frame.body["partitions"]:
             stored = {key: next(blobs) for key in item["states"]}
             name = (item["topic"], item["partition"])
-            if name in self._owned and self._log is not None:
+            if name not in self._owned or self._log is None:
+                continue  # it went while the store was asked
+            try:
                 self._take_up(self._log, name, stored)
+            except ClientError as error:
+                self.problem = str(error)
+                self._leave()
 
     def stored(self) -> None:
         """The batch under way is durable."""
         self._under_way = False
         if self._log is not None:
-            self._log.mark(self._sent)
+            self._log.mark({name: offset for name, offset in self._sent.items() if name in self._owned})
 
     def fenced(self) -> None:
         """Somebody else has moved a partition of the batch under way: ask the store again."""
@@ -160,6 +165,7 @@ class GroupSession:
             except ClientError as error:
                 self.problem = str(error)
                 self._retry_at = self._times.monotonic() + RETRY_S
+                self._leave()
         if self._wanted:
             wanted, self._wanted = self._wanted, []
             return True, Frame("want", {"stream": self.plan.name, "partitions": wanted})
@@ -184,7 +190,12 @@ class GroupSession:
 
     def close(self) -> None:
         """Leave the group; what is not stored is forgotten."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """A reader that failed is of no use any more: another one joins, and asks the store where to begin."""
         self._owned.clear()
+        self._wanted.clear()
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -261,9 +272,7 @@ class GroupSession:
     # -- partitions come and go
 
     def _assigned(self, names: Sequence[PartitionName]) -> None:
-        for name in names:
-            self._owned.setdefault(name, _Owned())
-        self._ask_again([name for name in names if self._owned[name].monitor is None])
+        self._ask_again(names)
 
     def _revoked(self, names: Sequence[PartitionName]) -> None:
         for name in names:
@@ -271,7 +280,7 @@ class GroupSession:
 
     def _ask_again(self, names: Sequence[PartitionName]) -> None:
         if names and self._log is not None:
-            self._log.pause(names)
+            self._log.pause(names)  # until the store has answered
         for name in names:
             self._owned[name] = _Owned()
         self._wanted += [name for name in names if name not in self._wanted]
@@ -285,16 +294,18 @@ class GroupSession:
         decoder = JsonFormat(fields, self.plan.numbers)
         monitor = PartitionMonitor(self.plan, self._champions, head, stored, decoder)
         offset = log.seek(name, head.offset)
-        if offset > head.offset:
+        if offset != head.offset:
             if head_key(head) in stored:
                 self._gap(name, head.offset, offset)
             monitor.skip(offset)
         self._owned[name] = _Owned(monitor, self._times.monotonic(), careful=self._careful.get(name, -1))
         log.resume([name])
 
-    def _gap(self, name: PartitionName, start: int, end: int) -> None:
+    def _gap(self, name: PartitionName, start: int, there: int) -> None:
         where = f"{name[0]}/{name[1]}@{start}"
-        why = f"{end - start} records were gone before they were read: the topic keeps them too short"
+        why = f"{there - start} records were gone before they were read: the topic keeps them too short"
+        if there < start:
+            why = f"the log ends before this offset: the topic was made anew or cut; it is read from {there} on"
         self._problems.append(Problem("record", where, why))
 
     # -- storing

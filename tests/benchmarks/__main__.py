@@ -16,6 +16,7 @@ MODULES = {
     "canary.": "canary",
     "check.": "check",
     "gateway.": "gateway",
+    "kafka.": "kafka",
 }
 """Figures by the beginning of their names -> the module that measures them."""
 
