@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine at work on other things is slow: no example fails because of the time that it took.
+settings.register_profile("driftd", deadline=None)
+settings.load_profile("driftd")
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ ROWS = 4000
 
 
 class Folding:
-    """A thread that folds when enough has been committed; `close` it before its connection."""
+    """A thread that folds when enough has been committed, on a connection that is its own from now on."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -40,6 +40,7 @@ class Folding:
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self._connection.close()
 
     def _loop(self) -> None:
         while True:

@@ -11,6 +11,8 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -60,8 +62,7 @@ class SqliteStore:
         with named_errors():
             _migrate(self._writer)
         self._session = Statements(self._writer)
-        self._folder = self._connect()
-        self._folding = Folding(self._folder)
+        self._folding: Folding | None = None
 
     def lead(self) -> int:
         """Take the file lock, and the next epoch."""
@@ -73,6 +74,7 @@ class SqliteStore:
                 os.close(lock)
                 raise StoreBusy(f"another driftd leads on {self._path}; stop it first (`driftd status`)") from error
             self._lock_file = lock
+            self._folding = Folding(self._connect())
             self._folding.start()
         with named_errors():
             self._writer.execute("BEGIN IMMEDIATE")
@@ -91,7 +93,8 @@ class SqliteStore:
                     raise Deposed(f"epoch {epoch} no longer leads: {self._epoch()} does")
                 yield self._session
                 self._writer.execute("COMMIT")
-                self._folding.committed(self._writer.total_changes)
+                if self._folding is not None:
+                    self._folding.committed(self._writer.total_changes)
             except BaseException:
                 # Some errors (a full disk) end the transaction by themselves.
                 if self._writer.in_transaction:
@@ -120,8 +123,8 @@ class SqliteStore:
         """Close all connections and let go of the lock; nobody writes any more. Who is reading closes his own at the end:
         SQLite crashes when a connection is closed that another thread uses.
         """
-        self._folding.close()
-        self._folder.close()
+        if self._folding is not None:
+            self._folding.close()
         self._writer.close()
         self._closed = True
         self._close_idle()
@@ -144,12 +147,26 @@ class SqliteStore:
                 self._path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
             )
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             # The log is folded back at least every 32 MB, so that it stays in the page cache and bounded on disk.
             connection.execute("PRAGMA wal_autocheckpoint = 8000")
         return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. Of two that switch a fresh file at once SQLite refuses one without waiting: it tries again."""
+    until, pause = time.monotonic() + BUSY_MS / 1000, threading.Event()
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_BUSY" or time.monotonic() > until:
+                raise
+            pause.wait(0.02)
+        else:
+            return
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
