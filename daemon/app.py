@@ -310,6 +310,7 @@ class App:
             "audit": {"seq": standing.audit, "hash": standing.head},
             "stalled": stuck,
             "sources": sources,
+            "streams": self._supervisor.figures(),
         }
 
 
