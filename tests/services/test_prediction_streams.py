@@ -90,8 +90,8 @@ class Lab:
         """One model on one stream."""
         stream = Stream(
             kind="kafka", connection="main", predictions=Path("archive"), topic=self.topic, group=f"{self.topic}-{self.home.name}",
-            label_topic=f"{self.topic}-labels", fields=FIELDS, slice="10s", lateness="5s", idle="15s", horizon="60d",
-            **self.changes,
+            label_topic=f"{self.topic}-labels", fields=FIELDS, slice="10s", lateness="5s", horizon="60d",
+            **{"idle": "15s", **self.changes},
         )  # fmt: skip
         model = Model(task="binary", registered="churn", stream="churn")
         return Config(
@@ -209,3 +209,29 @@ def test_two_workers_one_of_them_killed_build_the_windows_that_one_builds(
 
     for one, other in zip(expected, found, strict=True):
         assert one == other
+
+
+def test_a_broker_that_is_away_closes_nothing_and_is_told(
+    tmp_path: Path, broker: Broker, topics: Topics, named: str
+) -> None:
+    """While the broker is away health says so and no slice is closed as idle; when it is back the stream goes on."""
+    make(topics, named)
+    rows, later = predictions(4_000), labels(4_000)
+    lab = Lab(tmp_path / "home", broker, named, changes={"idle": "10s"})
+    topics.send(named, rows[:2_000])
+    with lab.daemon() as daemon:
+        wait_for(lambda: daemon.read() >= 2_000)
+        broker.kill()
+        try:
+            wait_for(lambda: "kafka" in daemon.supervisor.health().problem)
+            threading.Event().wait(12)  # longer than `idle`
+            heads = [head for key, head in daemon.writer.states("churn").items() if key.endswith("/head")]
+        finally:
+            broker.start()
+        assert not any(json.loads(head).get("idle") for head in heads if b"offset" in head)
+        topics.send(named, rows[2_000:])
+        topics.send(f"{named}-labels", later)
+        finish(daemon, 8_000)
+        figures = daemon.supervisor.figures()["churn"]
+
+    assert figures["rows"] == 8_000
