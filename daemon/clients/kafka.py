@@ -29,6 +29,8 @@ from daemon.clients.kafka_errors import SERVICE, Partition, named_errors
 from daemon.core.errors import Unavailable
 from daemon.kafkaparts import KafkaConnection
 
+HEARTBEAT_MS = 1000
+"""How soon a member learns that others have come or gone."""
 REBALANCE_S = 2.0
 """How long a rebalance may take during one poll: one that is cut short begins anew."""
 GIVE_UP_S = 60.0
@@ -58,6 +60,8 @@ class Polled:
     """No longer ours: somebody else may read them by now."""
     gained: frozenset[Partition] = frozenset()
     """Ours since now. One that is lost and gained at once was somebody else's in between."""
+    rebalances: int = 0
+    """How often the group has shared the partitions out anew, also where all of ours have stayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Consumer:
                 fetch_max_bytes=reading.fetch_bytes,
                 max_partition_fetch_bytes=reading.partition_bytes,
                 session_timeout_ms=int(reading.session_s * 1000),
-                heartbeat_interval_ms=int(reading.session_s * 300),
+                heartbeat_interval_ms=HEARTBEAT_MS,
             )
         # kafka-python does not hand this setting on; with it a broker might make the topics that we ask about.
         self._kafka._cluster.config["allow_auto_create_topics"] = False  # noqa: SLF001
@@ -145,12 +149,11 @@ class Consumer:
         self._finish_joining()
         with named_errors("poll", _UNDECODABLE):
             found: Mapping[Any, list[Record]] = self._kafka.poll(timeout_ms=int(timeout * 1000), max_records=most)
-        lost, gained = self._changes.take(self._held)
+        lost, gained, rebalances = self._changes.take(self._held)
         self._held = (self._held - lost) | gained
         self._unplaced = (self._unplaced - lost) | gained
-        return Polled(
-            {Partition(*place): records for place, records in found.items()}, frozenset(lost), frozenset(gained)
-        )
+        came = {Partition(*place): records for place, records in found.items()}
+        return Polled(came, frozenset(lost), frozenset(gained), rebalances)
 
     def positions(self) -> dict[Partition, int]:
         """The offset that comes next of each placed partition: behind everything that `poll` has returned."""
@@ -241,6 +244,7 @@ class _Changes:
         self._lock = threading.Lock()
         self._now: frozenset[Partition] | None = None
         self._elsewhere: set[Partition] = set()
+        self._count = 0
 
     def lost(self, partitions: Iterable[Any]) -> None:
         """They may have been somebody else's, whoever has them next."""
@@ -252,16 +256,18 @@ class _Changes:
         """These and no others are ours now."""
         with self._lock:
             self._now = frozenset(Partition(*place) for place in partitions)
+            self._count += 1
 
-    def take(self, held: set[Partition]) -> tuple[set[Partition], set[Partition]]:
-        """What is lost and what is gained by someone who holds `held`."""
+    def take(self, held: set[Partition]) -> tuple[set[Partition], set[Partition], int]:
+        """What is lost and what is gained by someone who holds `held`, and in how many rebalances."""
         with self._lock:
             if self._now is None:
-                return set(), set()
+                return set(), set(), 0
             lost = held - self._now | (held & self._elsewhere)
             gained = set(self._now - held) | (self._now & self._elsewhere)
+            count, self._count = self._count, 0
             self._now, self._elsewhere = None, set()
-            return lost, gained
+            return lost, gained, count
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

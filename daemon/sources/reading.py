@@ -73,8 +73,8 @@ class Reading:
         self._told: dict[Partition, int] = {}
         self._answered = self._foreign_since = time.monotonic()
         self._look_at = self._answered + LOOK_S
-        self._moves: deque[float] = deque(maxlen=RESTLESS)
-        """When partitions last changed hands."""
+        self._rebalances: deque[float] = deque(maxlen=RESTLESS)
+        """When the group last shared its partitions out anew."""
         self._wrong = ""
         self._last: datetime | None = None
         """When the newest record that was read had been written."""
@@ -105,8 +105,7 @@ class Reading:
         for partition in polled.lost:
             self._stored.pop(partition, None)
         self._gained = (self._gained - polled.lost) | polled.gained
-        if polled.lost or polled.gained:
-            self._moves.append(time.monotonic())
+        self._rebalances.extend([time.monotonic()] * polled.rebalances)
         return polled.records
 
     # -- records
@@ -284,9 +283,9 @@ class Reading:
 
     def _restless(self) -> str:
         since = time.monotonic() - RESTLESS_S
-        while self._moves and self._moves[0] < since:
-            self._moves.popleft()
-        if len(self._moves) < RESTLESS:
+        while self._rebalances and self._rebalances[0] < since:
+            self._rebalances.popleft()
+        if len(self._rebalances) < RESTLESS:
             return ""
         group = self._config.group
         return f"members of group {group} come and go: {RESTLESS} rebalances and more within {RESTLESS_S:g} s"

@@ -16,7 +16,7 @@ from daemon.story import jars
 from daemon.story.broker import ANN, ANNS_PASSWORD, Broker
 from daemon.story.topics import Message, Topics
 
-pytestmark = pytest.mark.xdist_group("broker")
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("broker")]
 
 
 @pytest.mark.slow

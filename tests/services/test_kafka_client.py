@@ -23,7 +23,7 @@ from daemon.story.topics import Message, Topics
 from tests.contract.desk import eventually
 from tests.services.kafkas import only, plain, read, scram
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("broker")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("broker")]
 FEW = Reading(session_s=6)
 
 

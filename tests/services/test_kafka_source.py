@@ -21,7 +21,7 @@ from daemon.story.topics import Message, Topics
 from tests.contract.desk import Desk, eventually, running
 from tests.services.kafkas import gaps, numbers, only, placed, plain, read, source
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("broker")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("broker")]
 
 
 def test_each_record_is_an_event_once_over_restarts(broker: Broker, topics: Topics, topic: str, desk: Desk) -> None:
