@@ -14,8 +14,8 @@ from functools import partial
 CONTENT, PATH, TIME = 16, 8, 8
 """Bytes of each. With 100 million contents known, one more is taken for another with a probability of 1 in 10^30."""
 RECORD = CONTENT + PATH + TIME
-CHUNK = 4096
-"""Records that are sorted together."""
+CHUNK = 65_536
+"""Most records that are sorted together."""
 CHUNKS = 16
 """How many chunks the time of remembering is made of at the least: so much of it a content may be known too long."""
 
@@ -73,7 +73,7 @@ class GoneContents:
 
         `now` in µs since 1970. Contents are forgotten some at once, when the newest of them is old enough.
         """
-        if self._young and now - self._began > self._remember // CHUNKS:
+        if self._young and self._is_full(now):
             self._seal()
         old = [newest for newest, _ in self._chunks if now - newest > self._remember]
         if not old:
@@ -83,12 +83,16 @@ class GoneContents:
         return max(old)
 
     def _put(self, content: bytes, path: bytes, at: int) -> None:
-        if self._young and (len(self._young) >= CHUNK or at - self._began > self._remember // CHUNKS):
+        if self._young and self._is_full(at):
             self._seal()
         if not self._young:
             self._began = self._newest = at
         self._young[content] = path
         self._newest = max(self._newest, at)
+
+    def _is_full(self, now: int) -> bool:
+        # A clock that was set back ends a chunk, too: its time may never come.
+        return len(self._young) >= CHUNK or not 0 <= now - self._began <= self._remember // CHUNKS
 
     def _seal(self) -> None:
         records = b"".join(content + path for content, path in sorted(self._young.items()))

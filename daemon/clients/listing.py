@@ -57,6 +57,8 @@ class Listing:
             return False
         folder = os.path.dirname(path)
         while folder not in self._folders and len(folder) > len(self._root):
+            if folder in self._entries or folder in self._others:  # a link that leads nowhere now
+                return False
             folder = os.path.dirname(folder)
         return self._folders.get(folder) == device
 

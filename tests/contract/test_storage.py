@@ -12,6 +12,7 @@ import pytest
 
 from daemon.clients.landed import Candidate
 from daemon.config import StorageSource as Folder
+from daemon.core.errors import StoreBusy
 from daemon.core.schema import check_data
 from daemon.intake import Batch, Receipt
 from daemon.sources import storage
@@ -119,3 +120,104 @@ def test_a_missing_folder_is_said_and_its_files_are_taken_when_it_is_there(
         eventually(lambda: desk.events("data.landed"))
         assert at_work.health().problem == ""
     assert [str(folder)] == [place for place, _ in desk.problems("file")]
+
+
+def drop(folder: Path, name: str, content: str) -> None:
+    """Move a complete file in."""
+    (folder / f".{name}").write_text(content)
+    (folder / f".{name}").rename(folder / name)
+
+
+def test_what_is_gone_is_known_for_a_while(folder: Path, clock: Clock, desk: Desk) -> None:
+    """Its mark goes with it; its content is a duplicate under another name until `remember` has passed, also after a restart."""
+    remember = timedelta(hours=1)
+    drop(folder, "a.csv", "content")
+    with running(source(folder, clock, remember=remember), desk):
+        eventually(lambda: desk.files("storage:landing"))
+        (folder / "a.csv").unlink()
+        eventually(lambda: not desk.files("storage:landing"))
+    assert len(desk.gone("storage:landing")) == 32
+    desk.reopen()
+    clock.move(minutes=59)
+    with running(source(folder, clock, remember=remember), desk):
+        drop(folder, "b.csv", "content")
+        (mark,) = eventually(lambda: desk.files("storage:landing").values())
+        assert mark.status == "duplicate"
+        (folder / "b.csv").unlink()
+        eventually(lambda: not desk.files("storage:landing"))
+        clock.move(minutes=70)
+        eventually(lambda: not desk.gone("storage:landing"))
+        drop(folder, "c.csv", "content")
+        eventually(lambda: desk.files("storage:landing"))
+    assert [event["name"] for event in desk.events("data.landed")] == ["a.csv", "c.csv"]
+    assert [Path(place).name for place, _ in desk.problems("file")] == ["b.csv"]
+
+
+def test_a_folder_that_vanishes_and_returns_brings_nothing_twice(folder: Path, clock: Clock, desk: Desk) -> None:
+    """However long it was away, and through restarts: nothing of it is forgotten, taken again, or complained of."""
+    remember = timedelta(hours=1)
+    for name in ("a.csv", "b.csv"):
+        drop(folder, name, name)
+    with running(source(folder, clock, remember=remember), desk):
+        eventually(lambda: len(desk.files("storage:landing")) == 2)
+        folder.rename(folder.with_name("away"))
+        eventually(lambda: desk.problems("file"))
+    desk.reopen()
+    clock.move(hours=5)
+    at_work = source(folder, clock, remember=remember)
+    with running(at_work, desk):
+        eventually(lambda: at_work.health().problem)
+        folder.with_name("away").rename(folder)
+        drop(folder, "c.csv", "c.csv")
+        eventually(lambda: len(desk.events("data.landed")) == 3)
+    assert {mark.status for mark in desk.files("storage:landing").values()} == {"taken"}
+    assert len(desk.files("storage:landing")) == 3
+    assert len(desk.problems("file")) == 1
+
+
+def test_files_that_come_back_within_the_time_are_the_old_ones(folder: Path, clock: Clock, desk: Desk) -> None:
+    """Moved away and back, they are neither events nor duplicates."""
+    with running(source(folder, clock), desk):
+        drop(folder, "a.csv", "a")
+        eventually(lambda: desk.files("storage:landing"))
+        (folder / "a.csv").rename(folder.with_name("a.csv"))
+        eventually(lambda: not desk.files("storage:landing"))
+        folder.with_name("a.csv").rename(folder / "a.csv")
+        eventually(lambda: desk.files("storage:landing"))
+    assert len(desk.events("data.landed")) == 1
+    assert desk.problems("file") == []
+
+
+def test_a_content_that_comes_back_after_it_was_forgotten_is_said(folder: Path, clock: Clock, desk: Desk) -> None:
+    """Under its old name it is the event of then, which nobody decides again; that is a problem, not silence."""
+    with running(source(folder, clock, remember=timedelta(hours=1)), desk):
+        drop(folder, "a.csv", "a")
+        eventually(lambda: desk.files("storage:landing"))
+        (folder / "a.csv").unlink()
+        eventually(lambda: not desk.files("storage:landing"))
+        clock.move(hours=2)
+        eventually(lambda: not desk.gone("storage:landing"))
+        drop(folder, "a.csv", "a")
+        ((_, reason),) = eventually(lambda: desk.problems("file"))
+    assert "taken before under this name" in reason
+    assert len(desk.events("data.landed")) == 1
+
+
+def test_a_batch_that_had_to_be_handed_over_twice_is_no_repetition(folder: Path, clock: Clock, desk: Desk) -> None:
+    """The store took it after all: the files are not called old because of it."""
+    slow = iter([False, True])
+
+    class Slow(Desk):
+        def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
+            receipt = super().submit(batch, timeout)
+            if batch.events and next(slow, False):
+                raise StoreBusy("not durable in time; hand it in again")
+            return receipt
+
+    desk.__class__ = Slow
+    with running(source(folder, clock), desk):
+        for name in ("a.csv", "b.csv", "c.csv"):
+            drop(folder, name, name)
+            eventually(lambda name=name: str(folder / name) in desk.files("storage:landing"))
+    assert len(desk.events("data.landed")) == 3
+    assert desk.problems("file") == []

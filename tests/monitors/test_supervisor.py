@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from daemon.config import Config, Model, RegistryConfig, Stream
 from daemon.core.errors import StoreBusy, Unavailable
 from daemon.core.events import Recorded
 from daemon.core.monitors import Monitor, Window
-from daemon.intake import Batch, Intake, Progress, Receipt
+from daemon.intake import Batch, FileMark, GoneFile, Intake, Progress, Receipt
 from daemon.monitors.frames import Frame
 from daemon.monitors.plan import StreamPlan, stream_plans
 from daemon.monitors.process import WorkerProcess
@@ -324,6 +325,38 @@ def test_a_full_store_pauses_the_worker(lab: Lab, data: Path) -> None:
         wait_for(lambda: daemon.events("drift.measured"))
 
         assert next(refusals, None) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stream_with_very_many_files_is_opened(lab: Lab, data: Path) -> None:
+    """200,000 files were there last, others had gone before: the worker gets to know them all, and measures what is new."""
+    folder = Path(lab.plan.predictions)
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    there = [_mark(folder, number) for number in range(200_000)]
+    lost = [GoneFile("stream:car-loan", f"{folder}/old-{n}", sha256(b"%d" % n).hexdigest(), NOW) for n in range(10_000)]
+    with lab.daemon() as daemon:
+        while there:
+            daemon.writer.submit(Batch(files=tuple(there[-10_000:]), gone=tuple(lost[-500:])), 300)
+            del there[-10_000:], lost[-500:]
+    (folder / "again.jsonl").write_bytes(b"7")  # the content of one that is gone
+    with lab.daemon() as daemon:
+        wait_for(lambda: daemon.events("drift.measured"))
+        path = str(folder / "again.jsonl")
+        again = wait_for(lambda: daemon.writer.files("stream:car-loan", path[:-1], 1).get(path))
+        wait_for(lambda: len(daemon.writer.gone("stream:car-loan")) > 32 * 12_000)
+    assert again.status == "duplicate"
+
+
+NOW = 10**15
+
+
+def _mark(folder: Path, number: int) -> FileMark:
+    """The mark of a file of the folder that is not there any more."""
+    path = folder / f"part-{number:06}.jsonl"
+    return FileMark(
+        "stream:car-loan", str(path), 1, number, sha256(b"_%d" % number).hexdigest(), "taken", folder.stat().st_dev
+    )
 
 
 def test_a_worker_whose_daemon_is_gone_leaves() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from daemon import answers
+from daemon.clients.gone import path_key
 from daemon.core.errors import DaemonError, Fenced, StoreBusy
 from daemon.core.events import Event
 from daemon.core.problems import Problem
-from daemon.intake import Batch, Cursor, FileMark, Progress, StateWrite
+from daemon.intake import Batch, Cursor, FileMark, Forgotten, GoneFile, Progress, StateWrite
 from daemon.ledger import NO_RULES, Ledger
 from daemon.points import Point
 from daemon.writer import _Item
@@ -77,6 +79,54 @@ def test_everything_of_a_batch_is_stored_together(world: World) -> None:
     assert (writer.cursor("x"), writer.files("x"), writer.progress("x", "0"), writer.states("x")) == (None, {}, 0, {})
     world.submit(states=(StateWrite("stream", "pane", None),))
     assert writer.states("stream") == {}
+
+
+def test_what_is_gone_is_stored_and_forgotten_with_its_batch(world: World) -> None:
+    """A mark goes with its file, its content is kept until it is forgotten; of a batch that is refused nothing is done."""
+    world.open(EACH)
+    digest = "ab" * 32
+    mark = FileMark("storage:in", "/in/a", 3, 17, digest, "taken", 5)
+    gone = GoneFile("storage:in", "/in/a", digest, 1000)
+    refused = (Progress("s", "0", 7, 8),)
+    writer = world.writer
+    world.submit(files=(mark,))
+    with pytest.raises(Fenced):
+        world.submit(gone=(gone,), progress=refused)
+    assert (writer.files("storage:in"), writer.gone("storage:in")) == ({"/in/a": mark}, b"")
+    world.submit(gone=(gone,))
+    packed = bytes.fromhex(digest[:32]) + path_key("/in/a") + (1000).to_bytes(8, "big")
+    assert (writer.files("storage:in"), writer.gone("storage:in"), writer.gone("other")) == ({}, packed, b"")
+    for until in (999, 1000):
+        with pytest.raises(Fenced):
+            world.submit(forgotten=(Forgotten("storage:in", until),), progress=refused)
+        world.submit(forgotten=(Forgotten("storage:in", until), Forgotten("other", 2000)))
+        assert writer.gone("storage:in") == (packed if until < 1000 else b"")
+
+
+def test_a_file_that_went_and_came_back_has_its_mark(world: World) -> None:
+    """Also when both are told of in one batch; one without a content of its own leaves nothing to be known."""
+    world.open(EACH)
+    mark = FileMark("o", "/a", 3, 17, "ab" * 32, "taken", 5)
+    world.submit(files=(mark,), gone=(GoneFile("o", "/a", "", 1000),))
+    assert (world.writer.files("o"), world.writer.gone("o")) == ({"/a": mark}, b"")
+
+
+def test_what_is_known_of_files_is_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of their paths, and of when they went; many that went at once are all there."""
+    monkeypatch.setattr(answers, "GONE", 3)
+    world.open(EACH)
+    marks = [FileMark("o", f"/{number}", 1, 1, "", "empty") for number in range(8)]
+    world.submit(
+        files=tuple(reversed(marks)),
+        gone=tuple(
+            GoneFile("o", f"/gone/{number}", f"{9 - number:02}" * 32, 1000 + number // 7) for number in range(9)
+        ),
+    )
+    assert list(world.writer.files("o", "/4", 2)) == ["/5", "/6"]
+    packed = world.writer.gone("o")
+    times = [int.from_bytes(packed[at + 24 : at + 32], "big") for at in range(0, len(packed), 32)]
+    assert times == [1000] * 7 + [1001] * 2
+    assert len({packed[at : at + 16] for at in range(0, len(packed), 32)}) == 9
 
 
 def test_progress_that_moved_on_refuses_the_whole_batch(world: World) -> None:
