@@ -136,7 +136,10 @@ def _print_status(told: Mapping[str, Any]) -> None:
 def _source(health: Mapping[str, Any]) -> str:
     if health.get("problem"):
         return str(health["problem"])
-    return f"alive {health.get('alive_at') or 'never'}, last event {health.get('event_at') or 'never'}"
+    alive = f"alive {health.get('alive_at') or 'never'}, last event {health.get('event_at') or 'never'}"
+    if not health.get("lag"):
+        return alive
+    return f"{alive}, {health['lag']} unread" + (f" since {health['unread_at']}" if health.get("unread_at") else "")
 
 
 def _pause(place: Workplace, word: Word) -> None:

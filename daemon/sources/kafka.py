@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from daemon.clients.kafka import Consumer
+from daemon.clients.kafka_errors import Unreadable
 from daemon.core.errors import ClientError
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Intake
@@ -30,10 +31,13 @@ from daemon.sources.base import Health
 from daemon.sources.delivery import Pulse, deliver
 from daemon.sources.letters import Letters
 from daemon.sources.reading import Reading, Surroundings
+from daemon.sources.stepping import Stepping
 
 AGAIN_S = 1.0
 """The first pause after a broker that did not answer; it doubles up to LONGEST_S."""
 LONGEST_S = 30.0
+UNREADABLE = 3
+"""A batch that cannot be decoded is tried again so often before it is stepped over: the network may have spoiled it."""
 
 
 class KafkaSource:
@@ -56,6 +60,7 @@ class KafkaSource:
         self._pulse = Pulse(clock)
         self._pause = AGAIN_S
         self._told = ""
+        self._unreadable = 0
 
     def run(self, intake: Intake, stop: threading.Event) -> None:
         """Read until `stop` is set; a broker that fails is tried again, ever more slowly."""
@@ -64,6 +69,9 @@ class KafkaSource:
         while not stop.is_set():
             try:
                 self._read(around)
+            except Unreadable as error:
+                self._tell(error, around)
+                self._step_over(error, around)
             except ClientError as error:
                 self._tell(error, around)
             stop.wait(self._pause)
@@ -84,6 +92,19 @@ class KafkaSource:
 
     def _answered(self) -> None:
         self._pause, self._told = AGAIN_S, ""
+
+    def _step_over(self, error: Unreadable, around: Surroundings) -> None:
+        """What cannot be decoded so often in a row will never be: go on behind it."""
+        self._unreadable += 1
+        if self._unreadable < UNREADABLE:
+            return
+        try:
+            stepped = Stepping(self._short, self._connection, around).step_over(self._config.topics, error.why)
+        except ClientError as failed:
+            self._tell(failed, around)
+            return
+        if stepped:
+            self._unreadable = 0
 
     def _tell(self, error: ClientError, around: Surroundings) -> None:
         """The broker does not do what is asked of it: in the health, and once as a problem."""

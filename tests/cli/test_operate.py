@@ -8,6 +8,7 @@ import pwd
 import pytest
 
 from daemon.commands.exits import Exit
+from daemon.commands.operate import _source
 from daemon.core.calls import Done, Failed
 from tests.cli.conftest import Household, drift, nightly, registered
 
@@ -159,3 +160,11 @@ def test_stop_asks_the_daemon_to_stop(household: Household) -> None:
     """It is told to, and says so."""
     assert household.json("stop") == {"stopping": True, "gateway": False}
     assert household.stopped.wait(10)
+
+
+def test_what_lies_unread_is_told() -> None:
+    """A source with a lag says how much and since when; one without, or that does not count, says nothing of it."""
+    health = {"alive_at": "A", "event_at": None, "problem": "", "lag": 7, "unread_at": "U"}
+    assert _source(health) == "alive A, last event never, 7 unread since U"
+    assert _source({**health, "lag": 0, "unread_at": None}) == "alive A, last event never"
+    assert _source({**health, "problem": "no broker"}) == "no broker"

@@ -36,6 +36,8 @@ class World:
     happen: Callable[[Source], None]
     repeats: bool = False
     """Its system tells again by itself what nobody took: nothing happens while the daemon is down."""
+    cursor: str = ""
+    """The key of its cursor, where that is not its name."""
 
 
 @pytest.fixture(params=["storage", "mlflow", "schedule", "webhook"])
@@ -109,11 +111,11 @@ def webhook_world(clock: Clock) -> World:
     return World("webhook.received", lambda: WebhookSource(config, clock), send, repeats=True)
 
 
-def ready(source: Source, desk: Desk) -> bool:
+def ready(source: Source, desk: Desk, world: World) -> bool:
     """Whether the source looks at its system by now."""
     if isinstance(source, WebhookSource):
         return source.port is not None
-    return isinstance(source, StorageSource) or desk.cursor(source.name) is not None
+    return isinstance(source, StorageSource) or desk.cursor(world.cursor or source.name) is not None
 
 
 def test_its_name_is_kind_and_name(world: World) -> None:
@@ -127,7 +129,7 @@ def test_what_happens_is_stored_in_order_and_once(world: World, desk: Desk) -> N
     """Three things happen, three events are stored; nothing is told twice while the source looks on."""
     source = world.make()
     with running(source, desk):
-        eventually(lambda: ready(source, desk))
+        eventually(lambda: ready(source, desk, world))
         for count in (1, 2, 3):
             world.happen(source)
             eventually(lambda count=count: len(desk.events(world.kind)) == count)
@@ -140,7 +142,7 @@ def test_what_happened_while_the_daemon_was_down_is_stored_once(world: World, de
     """A restart begins where the store stands, not where memory did."""
     source = world.make()
     with running(source, desk):
-        eventually(lambda: ready(source, desk))
+        eventually(lambda: ready(source, desk, world))
         world.happen(source)
         eventually(lambda: len(desk.events(world.kind)) == 1)
     if not world.repeats:
@@ -160,7 +162,7 @@ def test_nothing_is_lost_while_the_store_is_busy(world: World, desk: Desk) -> No
     """The source waits, says so, and what happened meanwhile is stored once when the store can."""
     source = world.make()
     with running(source, desk):
-        eventually(lambda: ready(source, desk))
+        eventually(lambda: ready(source, desk, world))
         desk.patience = 0.3
         with desk.locked():
             world.happen(source)
@@ -175,7 +177,7 @@ def test_its_health_follows_the_clock_and_the_events(world: World, desk: Desk, c
     """`alive_at` moves without events, `event_at` with them."""
     source = world.make()
     with running(source, desk):
-        eventually(lambda: ready(source, desk))
+        eventually(lambda: ready(source, desk, world))
         clock.move(seconds=5)
         eventually(lambda: source.health().alive_at == clock())
         assert source.health().problem == ""

@@ -152,6 +152,30 @@ def test_a_log_that_its_broker_has_lost(broker: Broker, topics: Topics, topic: s
     assert gaps(desk) == [(0, 5, 0, None)]
 
 
+def test_a_batch_that_is_broken_on_the_brokers_disk(
+    broker: Broker, topics: Topics, topic: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be decoded is tried again, then stepped over: the gap is told, and what is behind it is read."""
+    monkeypatch.setattr("daemon.sources.kafka.AGAIN_S", 0.1)
+    topics.grow(topic, 2)
+    topics.send(topic, [placed(number, partition=0) for number in range(3)], linger_ms=100)
+    topics.send(topic, [placed(number, partition=0) for number in range(3, 10)], linger_ms=100)
+    topics.send(topic, [placed(10, partition=0), placed(11, partition=1)])
+    broker.stop()
+    (log,) = (broker.folder / "data" / f"{topic}-0").glob("*.log")
+    content = log.read_bytes()
+    spoiled = content.replace(b'"data":5', b'"data":4')
+    assert spoiled != content
+    log.write_bytes(spoiled)
+    broker.start()
+    made = source(broker, topic, desk)
+    with running(made, desk):
+        eventually(lambda: sorted(numbers(desk)) == [0, 1, 2, 10, 11], 90)
+        eventually(lambda: made.health().problem == "")
+    assert gaps(desk) == [(0, 3, 10, 7)]
+    assert any("failed crc check" in reason for reason in reasons(desk))
+
+
 def test_a_password_that_is_wrong_and_then_right(broker: Broker, topics: Topics, topic: str, desk: Desk) -> None:
     """Not being let in is told as such; as soon as the broker knows the password, everything is read."""
     topics.send(topic, [placed(0)])
