@@ -46,7 +46,7 @@ class DeadLetters:
     @property
     def problem(self) -> str:
         """Why letters wait; empty when all are where they belong."""
-        return f"there is no room in {self._folder} for {len(self._waiting)} dead letters" if self._waiting else ""
+        return f"there is no room for dead letters in {self._folder}; nothing more is read" if self._waiting else ""
 
     def kept(self) -> bool:
         """Whether every letter has been written; those that found no room are tried again."""

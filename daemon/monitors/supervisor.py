@@ -201,7 +201,7 @@ class Supervisor:
             case "ready" | "alive":
                 for name, role, problem, figures in body.get("sessions", ()):
                     if name in self._streams:
-                        self._streams[name].problems[slot.number, role] = problem
+                        self._ails(intake, self._streams[name], (slot.number, role), problem)
                         self._streams[name].figures[slot.number, role] = figures
                 self._open_streams(intake)
             case "batch" if stream is not None:
@@ -217,6 +217,12 @@ class Supervisor:
                 self._unmeasurable(intake, slot, stream, body)
             case "reported":
                 self._reported(intake, body)
+
+    def _ails(self, intake: Intake, stream: Followed, who: tuple[int, str], problem: str) -> None:
+        """What is wrong with the folders of a stream is stored when it is new: nothing in them may be passed over silently."""
+        before, stream.problems[who] = stream.problems.get(who), problem
+        if problem and problem != before and who[1] == "files":
+            self._problem_stored(intake, Problem("file", f"stream:{stream.plan.name}", problem))
 
     def _unmeasurable(self, intake: Intake, slot: Slot, stream: Followed, body: Mapping[str, Any]) -> None:
         """A file is given up; a slice that cannot be measured is kept, and nothing goes on behind it."""

@@ -271,6 +271,18 @@ def test_a_reference_that_finds_no_place_is_had_later(lab: Lab, data: Path) -> N
         wait_for(lambda: b'"version":"1"' in daemon.writer.states("car-loan").get("head", b""))
 
 
+def test_a_name_that_cannot_be_stored_is_a_problem_of_its_stream(lab: Lab, data: Path) -> None:
+    """A file whose name is no UTF-8 is not read, and not passed over silently either: it is told once."""
+    feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
+    Path(lab.plan.predictions, os.fsdecode(b"\xff.jsonl")).write_bytes(b"{}\n")
+    with lab.daemon() as daemon:
+        wait_for(lambda: daemon.events("problem.recorded"))
+        wait_for(lambda: daemon.events("drift.measured"))
+        (event,) = daemon.events("problem.recorded")
+    assert (event.event.data["kind"], event.event.data["where"]) == ("file", "stream:car-loan")
+    assert "\\udcff.jsonl" in event.event.data["reason"]
+
+
 def test_a_silent_stream_is_reported_once(lab: Lab, data: Path) -> None:
     """A stream that brings nothing for its `stalled` time is one event, and one more after it has spoken again."""
     lab.changes["stalled"] = "1s"
