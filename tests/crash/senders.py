@@ -124,15 +124,8 @@ class Senders:
         return self._post(sent.body) if sent.by_hook else self._ask(sent.body)
 
     def _post(self, body: bytes) -> tuple[int, ...] | None:
-        stamp = str(int(time.time()))
-        headers = {
-            "content-type": "application/cloudevents-batch+json", TIMESTAMP: stamp,
-            SIGNATURE: sign(SECRET, stamp, (), body),
-        }  # fmt: skip
         try:
-            answer = self._client.post(
-                f"http://127.0.0.1:{self.scene.hook_port}/hooks/{HOOK}", content=body, headers=headers
-            )
+            answer = post(self._client, self.scene, body)
         except httpx.HTTPError:
             return None
         if answer.status_code == 503:
@@ -183,6 +176,16 @@ class Senders:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, self.random.randbytes(40))
         self.landed.append(str(path))
+
+
+def post(client: httpx.Client, scene: Scene, body: bytes) -> httpx.Response:
+    """Send a signed batch of CloudEvents to the scene's webhook."""
+    stamp = str(int(time.time()))
+    headers = {
+        "content-type": "application/cloudevents-batch+json", TIMESTAMP: stamp,
+        SIGNATURE: sign(SECRET, stamp, (), body),
+    }  # fmt: skip
+    return client.post(f"http://127.0.0.1:{scene.hook_port}/hooks/{HOOK}", content=body, headers=headers)
 
 
 def _id(told: CloudEvent) -> str:

@@ -79,7 +79,7 @@ class Served:
 
     def start(self) -> None:
         """Version 1 has all the traffic, and requests come."""
-        models = _models(self.shelf)
+        models = saved_models(self.shelf)
         self.scene.registry.register(SERVED, "1", str(models / "good"))
         self._serving.ensure(60)
         self._serving.deploy(SERVED, "1", str(models / "good"))
@@ -118,7 +118,7 @@ class Served:
         what = "good" if unlucky else random.choice(["good", "bad", "turning"])
         number = str(len(self.versions) + 1)
         self.versions[number] = what
-        self.scene.registry.register(SERVED, number, str(_models(self.shelf) / what))
+        self.scene.registry.register(SERVED, number, str(saved_models(self.shelf) / what))
 
     def _turn(self) -> None:
         """A version that turns bad does so when it is champion, and until it is no more."""
@@ -196,8 +196,8 @@ class Served:
                     self.failed[f"{answer.status_code} by {','.join(asked)}: {answer.text[:200]}"] += 1
 
 
-def _models(shelf: Path) -> Path:
-    """The folder of the models; they are made the first time, by a process of its own."""
+def saved_models(shelf: Path) -> Path:
+    """The folder of the models `good`, `bad` and `turning`; they are made the first time, by a process of its own."""
     folder = shelf / "models"
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)

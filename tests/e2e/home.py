@@ -51,11 +51,12 @@ class Home:
 
     folder: Path
     playing: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    name: str = "state"
 
     @property
     def state(self) -> Path:
         """What config.yaml calls `home`."""
-        return self.folder / "state"
+        return self.folder / self.name
 
     @property
     def environment(self) -> dict[str, str]:
@@ -126,9 +127,24 @@ class Home:
         """Start `driftd feed`."""
         self.play(name, "daemon", "feed", stream, "--data", str(table), *options, "--json")
 
+    def pid(self, name: str) -> int:
+        """The process of a program that was started here."""
+        return self.playing[name].pid
+
+    def json(self, *arguments: str) -> Any:
+        """What a command of driftd prints as JSON; it must end well."""
+        done = self.driftd(*arguments, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
     def log(self, name: str) -> Path:
         """What a program has said."""
         return self.folder / f"{name}.log"
+
+    def said(self, event: str, name: str = "daemon") -> list[dict[str, Any]]:
+        """The log lines of this event that a program has written, oldest first."""
+        lines = (line for line in self.log(name).read_bytes().splitlines() if line.startswith(b"{"))
+        return [told for told in map(json.loads, lines) if told.get("event") == event]
 
     def _end_of(self, name: str, lines: int = 15) -> str:
         return f"{name}:\n" + "\n".join(self.log(name).read_text().splitlines()[-lines:])
@@ -202,8 +218,9 @@ class Home:
 
     def start(self) -> None:
         """Start the daemon; when it returns, the rules are in force."""
-        self.play("daemon", "daemon", "start")
-        self.wait("the rules to be loaded", lambda: self.events("rules.loaded"))
+        began = len(self.events("rules.loaded"))
+        self.play("daemon", "daemon", "--config", str(self.folder / "config.yaml"), "start")
+        self.wait("the rules to be loaded", lambda: len(self.events("rules.loaded")) > began)
 
     def close(self) -> None:
         """End every program, and the gateway, which outlives the daemon by design."""
@@ -214,9 +231,9 @@ class Home:
 
 
 @contextmanager
-def home(folder: Path) -> Iterator[Home]:
+def home(folder: Path, name: str = "state") -> Iterator[Home]:
     """A home whose programs are ended whatever happens; logs stay in its folder, which pytest keeps for the last runs."""
-    made = Home(folder)
+    made = Home(folder, name=name)
     try:
         yield made
     finally:
