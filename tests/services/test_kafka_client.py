@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -220,6 +221,26 @@ def test_a_broker_that_is_not_there_is_unavailable(threads: None) -> None:
     """Nobody listens: it is told at once, and nothing is left behind."""
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1: Connection refused"):
         Consumer(plain("127.0.0.1:1"), "test")
+
+
+def test_somebody_else_who_listens_there_is_no_broker(threads: None) -> None:
+    """What takes connections and hangs up is unavailable after the timeout, and nothing is left behind."""
+    over = threading.Event()
+
+    def hang_up(listening: socket.socket) -> None:
+        while not over.is_set():
+            listening.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=hang_up, args=(listening,))
+        thread.start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        for kind in (Consumer, Producer):
+            with pytest.raises(Unavailable, match="Unable to bootstrap"):
+                kind(plain(address, timeout=1.0), "test")
+        over.set()
+        socket.create_connection(listening.getsockname()).close()
+        thread.join()
 
 
 def test_opening_is_given_up_when_everything_stops(broker: Broker, threads: None) -> None:
