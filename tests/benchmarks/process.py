@@ -34,6 +34,7 @@ from daemon.running import Running
 from daemon.store.sqlite import SqliteStore
 from daemon.verbs import Loaded
 from daemon.writer import Writer
+from tests.benchmarks.growth import slope
 from tests.builders import rule, step
 
 Figure = dict[str, Any]
@@ -48,6 +49,8 @@ def figures(prefix: str = "") -> Iterator[Figure]:
         yield handler_start()
     if _wanted("memory.daemon_mb", prefix) or _wanted("memory.worker_mb", prefix):
         yield from memory()
+    if _wanted("memory.slope_50_models_mb_per_min", prefix):
+        yield slope()
 
 
 def _wanted(name: str, prefix: str) -> bool:

@@ -314,9 +314,10 @@ def test_a_clock_that_was_wrong_for_a_while_keeps_little(folder: Path) -> None:
     assert len(contents) < 200
 
 
-def test_a_hundred_thousand_contents_are_small_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is found among the others, in the order in which they went and after a restart."""
+def test_each_of_many_contents_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the others, as they went and after a restart; of one that went twice the last path is known."""
     monkeypatch.setattr("daemon.clients.gone.CHUNK", 1000)
+    monkeypatch.setattr("daemon.clients.gone.YOUNG", 100)
     contents = GoneContents(10**15)
     rows = [(content_key(digest_of(str(n))), path_key(f"/{n}"), NOW + n) for n in range(20_000)]
     for number in range(20_000):
@@ -325,3 +326,7 @@ def test_a_hundred_thousand_contents_are_small_and_found(monkeypatch: pytest.Mon
         assert len(one) == 20_000
         assert all(one.path_of(digest_of(str(n))) == path_key(f"/{n}") for n in range(0, 20_000, 7))
         assert one.path_of(digest_of("another")) is None
+        for number in range(150):
+            one.add(digest_of("7"), f"/again/{number}", NOW + 20_000)
+            one.add(digest_of(f"new {number}"), "/new", NOW + 20_000)
+            assert one.path_of(digest_of("7")) == path_key(f"/again/{number}")
