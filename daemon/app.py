@@ -114,7 +114,8 @@ class App:
         self.writer.start()
         self.reload(first=True)
         self._control.start()
-        self._registry.start()
+        if self.config.models:
+            self._registry.start()
         self._dispatcher.start()
         for source in self._all_sources():
             thread = threading.Thread(target=self._keep, args=(source,), name=source.name, daemon=True)
@@ -136,13 +137,14 @@ class App:
     def close(self) -> None:
         """Stop in reverse: nothing new comes in, what is at work is settled, what is queued is stored."""
         self.stop.set()
-        # What still waits for a full disk or a locked database is told to give up by the writer, further down.
-        until = time.monotonic() + LEAVE_SECONDS
+        # Who waits for a full disk or a locked database is told to give up by the writer, further down, and not before.
+        patience = 0.5 if self.writer.waiting else LEAVE_SECONDS
+        until = time.monotonic() + patience
         for thread in [*(kept.thread for kept in self._sources), *self._threads]:
             if thread.ident is not None:
                 thread.join(max(until - time.monotonic(), 0.0))
         self._control.stop()
-        self._dispatcher.stop()
+        self._dispatcher.stop(patience * 2)
         self._registry.stop()
         if self.writer.stop():
             self._store.close()

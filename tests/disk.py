@@ -27,12 +27,16 @@ class SmallDisk:
     def _filler(self) -> Path:
         return self.folder / ".filler"
 
-    def fill(self) -> None:
-        """Leave room for nothing: no byte, and no new file."""
+    def fill(self, *growing: Path) -> None:
+        """Leave room for nothing: no byte, also not behind the end of the `growing` files, and no new file."""
         self._filler.mkdir()
         for size in (1 << 20, 4096):
             with contextlib.suppress(OSError), (self._filler / str(size)).open("wb", buffering=0) as file:
                 while file.write(b"\0" * size):
+                    pass
+        for path in growing:
+            with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+                while file.write(b"\n"):
                     pass
         with contextlib.suppress(OSError):
             for number in itertools.count():

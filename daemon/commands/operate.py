@@ -121,7 +121,7 @@ def _print_status(told: Mapping[str, Any]) -> None:
             rows += [(f"source {source}", _source(health)) for source, health in value.items()]
         elif isinstance(value, Mapping):
             rows.append((name, ", ".join(f"{key} {item}" for key, item in value.items())))
-        elif name != "ready":
+        elif name != "ready" and value != "":
             rows.append((name, ", ".join(map(str, value)) if isinstance(value, list) else value))
     for name, value in stored.items():
         if name == "live_runs":

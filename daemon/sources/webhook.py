@@ -163,7 +163,7 @@ class Hooks:
                 if refusal.status in _UNSIGNED:
                     await self._note_unsigned(name, refusal.status)
                 return JSONResponse({"error": refusal.reason}, refusal.status)
-        except StoreBusy:
+        except (StoreBusy, asyncio.CancelledError):  # cancelled: driftd stops, and nothing was promised
             return _busy()
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it

@@ -223,6 +223,21 @@ def test_while_the_store_is_busy_a_sender_is_told_to_come_again(sender: Sender, 
     assert len(desk.events("webhook.received")) == 1
 
 
+def test_who_waits_when_the_listener_ends_is_told_to_come_again(sender: Sender, desk: Desk, clock: Clock) -> None:
+    """A daemon that stops while its store is locked promises nothing, and is no failure of the sender's."""
+    config = WebhookConfig(port=0, hooks={"ci": Hook(secret=Secret(value=SECRET.decode()))})
+    ending = WebhookSource(config, clock)
+    answers: list[httpx.Response] = []
+    with desk.locked():
+        with running(ending, desk):
+            eventually(lambda: ending.port)
+            waiting = threading.Thread(target=lambda: answers.append(Sender(ending, clock).send(TOLD)))
+            waiting.start()
+            eventually(lambda: desk.writer.queued or desk.writer.waiting)
+        waiting.join(20)
+    assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(503, "5")]
+
+
 def test_a_port_that_is_taken_is_said_and_had_later(desk: Desk, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener waits for its port and then works."""
     monkeypatch.setattr(webhook, "BIND_AGAIN_S", 0.1)

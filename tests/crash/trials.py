@@ -114,7 +114,7 @@ class Ground:
         finally:
             if play.served is not None:
                 play.served.close()
-            outcome.wrong += _ended(scene)
+            outcome.wrong += ended(scene)
             if outcome.wrong:
                 self._failed += 1
                 kept = self.folder / f"failed-{self._failed}"
@@ -135,7 +135,7 @@ class Ground:
                 self.undisturbed = measures(scene)
             finally:
                 senders.close()
-                left = _ended(scene)
+                left = ended(scene)
             assert not left, left
         return self.undisturbed
 
@@ -246,11 +246,11 @@ def _wait_until_settled(life: Life, scene: Scene, senders: Senders) -> None:
         pause(0.1)
 
 
-def _ended(scene: Scene) -> list[str]:
+def ended(scene: Scene) -> list[str]:
     """End the gateway; then nothing of the scene may be running. What does is ended by its number, and told."""
-    LocalServing(scene.config).stop()
-    limit = time.monotonic() + 15
+    limit = time.monotonic() + 30
     while (left := left_running(scene)) and time.monotonic() < limit:
+        LocalServing(scene.config).stop()  # again and again: one that is just starting cannot be found yet
         pause(0.1)
     for pid in left:
         kill(pid)

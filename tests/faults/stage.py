@@ -22,6 +22,7 @@ from daemon.control import ask
 from tests.crash.invariants import Measures, Store, unsettled, violations
 from tests.crash.scene import Scene, lay_out
 from tests.crash.senders import Senders, post
+from tests.crash.trials import ended
 from tests.e2e.home import Home, home
 
 
@@ -118,3 +119,5 @@ def stage(folder: Path, registry: Path, undisturbed: Measures) -> Iterator[Stage
             yield Stage(scene, here, senders, undisturbed)
     finally:
         senders.close()
+        left = ended(scene)
+    assert left == []
