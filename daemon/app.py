@@ -35,6 +35,7 @@ from daemon.logs import start_logging
 from daemon.monitors.supervisor import Report, Supervisor
 from daemon.platforms.local import LocalJobs, LocalServing
 from daemon.points import OnPoint, no_point
+from daemon.retention import Retention
 from daemon.rulefiles import Loaded as LoadedRules
 from daemon.rulefiles import RuleFolder
 from daemon.running import Running
@@ -88,9 +89,11 @@ class App:
         timeout = registry.timeout.total_seconds()
         self._registry = RegistryProcess(registry.uri, registry.artifacts, timeout, on_point)
         self._serving = LocalServing(config, on_point)
+        jobs = LocalJobs(config.home, on_point=on_point)
+        self._retention = Retention(config, jobs, self._store, clock)
         self._services = Services(
             config,
-            LocalJobs(config.home, on_point=on_point),
+            jobs,
             self._serving,
             self._registry,
             self._store,
@@ -125,6 +128,7 @@ class App:
         self._thread("rules", self._watch_rules)
         self._thread("serving", self._watch_serving)
         self._thread("stalls", self._watch_stalls)
+        self._thread("retention", lambda: self._retention.run(self.stop))
         self._log.info("daemon.ready", epoch=self.writer.epoch, seq=self.writer.standing.seq, version=__version__)
 
     def wait(self) -> int:

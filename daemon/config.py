@@ -203,6 +203,17 @@ class MonitorsConfig(_Part):
     """Worker processes: streams of files are spread over them, the partitions of topics shared."""
 
 
+class RetentionConfig(_Part):
+    """How long driftd keeps what it has made; `null`: for ever, as all that is not named here."""
+
+    jobs: Duration | None = timedelta(days=30)
+    """Folders of jobs, counted from the end of their run."""
+    evidence: Duration | None = None
+    """Reports and other evidence, counted from the end of their run."""
+    predictions: Duration | None = None
+    """The local gateway's prediction log, once it was measured: no training reaches further back. At least a day."""
+
+
 class Config(_Part):
     """All of config.yaml."""
 
@@ -226,6 +237,7 @@ class Config(_Part):
     budgets: dict[str, Budget] = {}
     """Per verb."""
     breaker: Breaker = Breaker()
+    retention: RetentionConfig = RetentionConfig()
     channels: dict[str, Channel] = {}
     """Who `notify: {to: NAME}` means."""
     root: Path = Path()
@@ -296,6 +308,11 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
     yield from kafkaparts.contradictions(config.kafka, config.topics)
+    if config.retention.predictions is not None and config.retention.predictions < timedelta(days=1):
+        yield (
+            ("retention", "predictions"),
+            "prediction logs are kept for at least a day: canaries and trainings read them",
+        )
     yield from _streams(config)
     yield from _models(config)
 

@@ -14,7 +14,7 @@ from functools import partial
 CONTENT, PATH, TIME = 16, 8, 8
 """Bytes of each. With 100 million contents known, one more is taken for another with a probability of 1 in 10^30."""
 RECORD = CONTENT + PATH + TIME
-YOUNG = 256
+YOUNG = 128
 """Most records that are not sorted in yet; they take several times the space."""
 CHUNK = 65_536
 """Most records that are sorted together."""

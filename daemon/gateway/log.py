@@ -160,6 +160,15 @@ def _files(folder: Path, target: str) -> Iterator[tuple[Path, bool]]:
                 yield folder / name, name.endswith(".part")
 
 
+def closed_before(folder: Path, target: str, moment: datetime) -> Iterator[Path]:
+    """The target's closed files that were opened before a moment and are not its newest, oldest first."""
+    border = stamp(moment)
+    files = list(_files(folder, target))
+    for path, is_open in files[:-1]:
+        if not is_open and path.name[:22] < border:
+            yield path
+
+
 def recover(folder: Path, target: str, dead_letters: Path) -> tuple[str, ...]:
     """Close what a killed gateway left open: the names of the files.
 

@@ -7,6 +7,7 @@ so that its first rows are not measured against nothing; but a registry that sta
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ ARTIFACT = "driftd/reference.parquet"
 """Where a version's reference lies among its artifacts."""
 RECHECK_S = 60.0
 """A champion that has not changed is looked at this closely: its model may have been deleted and made anew."""
+REFERENCES = 10
+"""Most references of a model that are kept."""
 PATIENCE_S = 60.0
 """How long the first answer of a registry is awaited."""
 
@@ -94,11 +97,19 @@ class Champions:
         path = folder / Path(ARTIFACT).name
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
+            _prune(folder)
             try:
                 path = Path(self._registry.fetch(model.registered, version, ARTIFACT, str(folder)))
             except Refused:
                 return Champion(version, "", "", f"version {version} logged no {ARTIFACT}")
         return _of_file(version, path)
+
+
+def _prune(newest: Path) -> None:
+    """Remove the references of a model's former champions, all but the latest: they are in the registry."""
+    others = sorted((path for path in newest.parent.iterdir() if path != newest), key=lambda path: path.stat().st_mtime)
+    for old in others[: -(REFERENCES - 1)]:
+        shutil.rmtree(old)
 
 
 def _of_file(version: str, path: Path) -> Champion:

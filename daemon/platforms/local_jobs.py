@@ -58,6 +58,7 @@ from daemon.platforms.base import JobSpec, JobState, JobStatus
 from daemon.points import OnPoint, Point, no_point
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NEW, _OLD = ".new-", ".old-"
 _SPAWNS = 3
 _OUTPUT_BYTES = 4_000_000
 _STALE_SECONDS = 3600.0
@@ -122,6 +123,33 @@ class LocalJobs:
                 shim.write_atomically(folder / "cancel.json", {"why": why})
         self._advance(folder)
 
+    def names(self) -> tuple[str, ...]:
+        """The jobs that there are."""
+        if not self._folder.is_dir():
+            return ()
+        return tuple(sorted(path.name for path in self._folder.iterdir() if _ID.fullmatch(path.name)))
+
+    def remove(self, job: str) -> bool:
+        """Remove what is left of a job that has ended; whether there was such a one.
+
+        Only for one that nobody submits any more: submitted again, it would start again.
+        """
+        folder = self._of(job)
+        with _trouble("remove"):
+            if not (folder / "status.json").exists():
+                return False
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if not _taken(lock):  # its shim is just ending
+                    return False
+                # In one step: half a folder would look like a job that is to be started.
+                old = self._folder / f"{_OLD}{job}"
+                folder.rename(old)
+            finally:
+                os.close(lock)
+            shutil.rmtree(old, ignore_errors=True)
+            return True
+
     def _of(self, job: str) -> Path:
         if not _ID.fullmatch(job):
             raise Refused("jobs", "submit", f"{job!r} cannot name a job", "letters, digits, dot, dash and underscore")
@@ -131,7 +159,7 @@ class LocalJobs:
         with _trouble("submit"):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
+            draft = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._folder))
             shim.write_bytes_atomically(draft / "call.json", canonical(payload))
             shim.write_atomically(draft / "spec.json", spec)
             (draft / "lock").touch()
@@ -144,8 +172,8 @@ class LocalJobs:
             shim.fsync_folder(self._folder)
 
     def _sweep(self) -> None:
-        """Remove drafts that a crash left."""
-        for draft in self._folder.glob(".new-*"):
+        """Remove drafts, and rests of what was to be removed, that a crash left."""
+        for draft in [*self._folder.glob(f"{_NEW}*"), *self._folder.glob(f"{_OLD}*")]:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
                     shutil.rmtree(draft, ignore_errors=True)

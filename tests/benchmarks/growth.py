@@ -165,7 +165,7 @@ _RULES = """
 model: {name}
 monitors:
   - name: {name}-inputs
-    window: {{rows: 200}}
+    window: {{rows: 100}}
     segments: [region]
 rules:
   - name: {name}-drift

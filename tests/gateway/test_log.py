@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from daemon.gateway.log import PredictionLog, count_served, recover
+from daemon.gateway.log import PredictionLog, closed_before, count_served, recover
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -145,3 +145,17 @@ def test_a_full_disk_costs_no_line_that_fits_in_memory_and_hides_none_that_does_
     assert len(written) + int(lost) == 501
     assert all(one < other for one, other in itertools.pairwise(written))
     assert written[-1] == 500
+
+
+def test_old_files_are_the_closed_ones_behind_the_newest(tmp_path: Path) -> None:
+    """One that is still written to is not old, nor is the newest: the next name is to come behind it."""
+    for day in range(3):
+        log = PredictionLog("t", tmp_path)
+        log.write([line("1", START)], START + timedelta(days=day))
+        if day != 1:
+            closed(log)
+    PredictionLog("other", tmp_path).write([line("1", START)], START)
+    old = list(closed_before(tmp_path, "t", START + timedelta(days=9)))
+    assert [path.name for path in old] == ["20260301T120000000000Z-t.jsonl"]
+    assert list(closed_before(tmp_path, "t", START)) == []
+    assert list(closed_before(tmp_path / "none", "t", START)) == []

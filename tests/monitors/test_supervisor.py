@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from daemon.core.errors import StoreBusy, Unavailable
 from daemon.core.events import Recorded
 from daemon.core.monitors import Monitor, Window
 from daemon.intake import Batch, FileMark, GoneFile, Intake, Progress, Receipt
+from daemon.monitors.champions import REFERENCES, Champions
 from daemon.monitors.frames import Frame
-from daemon.monitors.plan import StreamPlan, stream_plans
+from daemon.monitors.plan import Champion, StreamPlan, stream_plans
 from daemon.monitors.process import WorkerProcess
 from daemon.monitors.supervisor import Report, Supervisor
 from daemon.running import Running
@@ -283,6 +285,25 @@ def test_a_name_that_cannot_be_stored_is_a_problem_of_its_stream(lab: Lab, data:
     assert "\\udcff.jsonl" in event.event.data["reason"]
 
 
+def test_references_of_former_champions_do_not_pile_up(lab: Lab) -> None:
+    """The latest are kept, among them the one that is measured against."""
+    told: dict[str, Champion] = {}
+    stop = threading.Event()
+    champions = Champions(lab.config, lab.registry, told.__setitem__)
+    thread = threading.Thread(target=champions.run, args=(stop,))
+    thread.start()
+    for number in range(REFERENCES + 5):
+        lab.registry.champion = str(number)
+        champions.look_now()
+        wait_for(lambda number=number: "car-loan" in told and told["car-loan"].version == str(number))
+        assert Path(told["car-loan"].path).is_file()
+    stop.set()
+    champions.look_now()
+    thread.join(30)
+    kept = {path.name.rpartition("-")[2] for path in (lab.home / "references" / "car-loan").iterdir()}
+    assert kept == {str(number) for number in range(5, REFERENCES + 5)}
+
+
 def test_a_silent_stream_is_reported_once(lab: Lab, data: Path) -> None:
     """A stream that brings nothing for its `stalled` time is one event, and one more after it has spoken again."""
     lab.changes["stalled"] = "1s"
@@ -346,7 +367,8 @@ def test_a_stream_with_very_many_files_is_opened(lab: Lab, data: Path) -> None:
     folder = Path(lab.plan.predictions)
     feed(lab.plan, car_loan(data, 0, 300)[0], [], size=300)
     there = [_mark(folder, number) for number in range(200_000)]
-    lost = [GoneFile("stream:car-loan", f"{folder}/old-{n}", sha256(b"%d" % n).hexdigest(), NOW) for n in range(10_000)]
+    now = time.time_ns() // 1000
+    lost = [GoneFile("stream:car-loan", f"{folder}/old-{n}", sha256(b"%d" % n).hexdigest(), now) for n in range(10_000)]
     with lab.daemon() as daemon:
         while there:
             daemon.writer.submit(Batch(files=tuple(there[-10_000:]), gone=tuple(lost[-500:])), 300)
@@ -358,9 +380,6 @@ def test_a_stream_with_very_many_files_is_opened(lab: Lab, data: Path) -> None:
         again = wait_for(lambda: daemon.writer.files("stream:car-loan", path[:-1], 1).get(path))
         wait_for(lambda: len(daemon.writer.gone("stream:car-loan")) > 32 * 12_000)
     assert again.status == "duplicate"
-
-
-NOW = 10**15
 
 
 def _mark(folder: Path, number: int) -> FileMark:

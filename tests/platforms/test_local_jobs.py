@@ -187,6 +187,24 @@ def test_a_cancel_before_the_submit_prevents_the_start(jobs: LocalJobs, tmp_path
     assert (status.state, status.why, (tmp_path / "note").exists()) == (JobState.FAILED, "cancelled: too late", False)
 
 
+def test_only_a_job_that_has_ended_is_removed(jobs: LocalJobs, tmp_path: Path) -> None:
+    """One that runs is left alone; what is left of a removal that a crash cut short is swept, and is no job."""
+    jobs.submit(spec_of("import time; time.sleep(60)"))
+    assert not jobs.remove("job-1")
+    assert not jobs.remove("nobody")
+    jobs.cancel("job-1", "enough")
+    assert ended(jobs).state is JobState.FAILED
+    eventually(lambda: jobs.remove("job-1"), bool)
+    assert jobs.names() == ()
+    assert jobs.status("job-1").state is JobState.UNKNOWN
+    rest = tmp_path / "jobs" / ".old-job-2"
+    rest.mkdir()
+    os.utime(rest, (1, 1))
+    jobs.cancel("job-3", "makes a folder")
+    assert not rest.exists()
+    assert jobs.names() == ("job-3",)
+
+
 def test_the_logs_of_a_chatty_program_stay_bounded(jobs: LocalJobs, tmp_path: Path) -> None:
     """However much a program prints, two files of bounded size are kept, the newest output among them."""
     jobs.submit(spec_of("import sys\nfor _ in range(300): sys.stdout.write('x' * 100_000)\nprint('the end')"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from daemon.config import Config, load_config
+from daemon.config import Config, RetentionConfig, load_config
 from daemon.core.errors import ConfigError
 
 
@@ -155,3 +156,13 @@ def test_a_missing_file_is_a_mistake(tmp_path: Path) -> None:
     """No traceback: the file and what is wrong with it."""
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_config(tmp_path / "none.yaml", {})
+
+
+def test_what_is_kept_and_for_how_long(tmp_path: Path) -> None:
+    """Jobs go after a month unless it is said otherwise; the rest stays, and prediction logs for a day at the least."""
+    assert loaded(tmp_path, "home: state\n").retention == RetentionConfig(jobs=timedelta(days=30))
+    told = loaded(tmp_path, "home: state\nretention: {jobs: null, evidence: 400d, predictions: 90d}\n").retention
+    assert (told.jobs, told.evidence, told.predictions) == (None, timedelta(days=400), timedelta(days=90))
+    assert said(tmp_path, "home: state\nretention: {predictions: 1h}\n") == [
+        "2:26: prediction logs are kept for at least a day: canaries and trainings read them"
+    ]

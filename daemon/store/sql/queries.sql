@@ -131,6 +131,14 @@ SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lea
 SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
 WHERE run = ? ORDER BY step;
 
+-- name: call_over
+-- When the run of a settled call ended; nothing while somebody may yet ask for what the call started.
+SELECT runs.ended FROM calls JOIN runs ON runs.id = calls.run
+WHERE calls.id = ? AND runs.live = 0 AND calls.status NOT IN ('due', 'claimed', 'ending', 'closing');
+
+-- name: run_over
+SELECT ended FROM runs WHERE id = ? AND live = 0;
+
 -- name: calls_due
 SELECT id, run, step, verb, status, priority, due, deadline, attempt, epoch, lease, state, note FROM calls
 WHERE status IN ('due', 'ending') AND due <= ? AND run NOT IN (SELECT value FROM json_each(?)) ORDER BY priority, due, step, id LIMIT ?;
@@ -214,6 +222,9 @@ INSERT INTO cursors (source, value) VALUES (?, ?) ON CONFLICT (source) DO UPDATE
 
 -- name: files
 SELECT owner, path, size, mtime_ns, digest, status, device FROM files WHERE owner = ? AND path > ? ORDER BY path LIMIT ?;
+
+-- name: file
+SELECT status FROM files WHERE owner = ? AND path = ?;
 
 -- name: put_file
 INSERT INTO files (owner, path, size, mtime_ns, digest, status, device) VALUES (?, ?, ?, ?, ?, ?, ?)
