@@ -18,8 +18,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 LOG_BYTES = 8_000_000
 """Most that one log file holds; the one before it is kept as `NAME.1`."""
@@ -197,9 +200,8 @@ class _Limits:
         return f"used {used:.0f} MB, its limit is {self._memory_mb:g} MB" if used > self._memory_mb else ""
 
 
-def _watch(folder: Path, spec: dict[str, Any], pid: int, pipes: tuple[int, int], wake: int) -> tuple[int, str]:
+def _watch(folder: Path, spec: dict[str, Any], pid: int, logs: dict[int, _Log], wake: int) -> tuple[int, str]:
     """Pump the program's output and hold it to its limits until it has ended: its wait status, and why it was ended."""
-    logs = {pipe: _Log(folder / name) for pipe, name in zip(pipes, _STREAMS, strict=True)}
     limits = _Limits(folder, spec)
     kill_at = 0.0
     why = ""
@@ -244,6 +246,22 @@ def _last_words(folder: Path) -> str:
     return ""
 
 
+def _files(folder: Path) -> list[_Log]:
+    (folder / "tmp").mkdir(exist_ok=True)
+    return [_Log(folder / name) for name in _STREAMS]
+
+
+def _when_there_is_room(write: Callable[[], T], what: str) -> T:
+    """Do what a full disk keeps from being done, as often as it takes."""
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the shim's own log lies on the same disk
+                os.write(2, f"cannot {what}: {error}\n".encode())
+            time.sleep(1)
+
+
 def _run(folder: Path, lock: int) -> None:
     """Run the job of `folder`, unless it was run or called off before."""
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -251,7 +269,8 @@ def _run(folder: Path, lock: int) -> None:
     if (folder / "status.json").exists() or (folder / "program.json").exists() or (folder / "cancel.json").exists():
         return
     spec = json.loads((folder / "spec.json").read_bytes())
-    (folder / "tmp").mkdir(exist_ok=True)
+    # Before there is a program: afterwards nothing may stop the shim from looking after it.
+    files = _when_there_is_room(lambda: _files(folder), "make the job's files")
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
@@ -262,19 +281,16 @@ def _run(folder: Path, lock: int) -> None:
         _become_program(folder, spec, ends)
     for end in ends:
         os.close(end)
-    status, why = _watch(folder, spec, pid, pipes, wake)
+    status, why = _watch(folder, spec, pid, dict(zip(pipes, files, strict=True)), wake)
     code = os.waitstatus_to_exitcode(status)
     words = _last_words(folder)
     said = f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
     ending = {"exit": None if why else code, "why": why or (f"{said}: {words}" if words else said)}
-    while True:
-        try:
-            write_atomically(folder / "status.json", ending | {"ended_at": time.time()})
-        except OSError as error:  # a full disk: the job counts as running until its end can be written down
-            sys.stderr.write(f"cannot write how the job ended: {error}\n")
-            time.sleep(1)
-        else:
-            break
+    # The job counts as running until its end is written down.
+    _when_there_is_room(
+        lambda: write_atomically(folder / "status.json", ending | {"ended_at": time.time()}),
+        "write how the job ended",
+    )
     shutil.rmtree(folder / "tmp", ignore_errors=True)
 
 

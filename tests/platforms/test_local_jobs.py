@@ -16,6 +16,8 @@ from daemon.core.errors import Refused
 from daemon.platforms import shim
 from daemon.platforms.base import JobSpec, JobState, JobStatus
 from daemon.platforms.local_jobs import LocalJobs
+from daemon.points import Point
+from tests.disk import small_disk
 
 T = TypeVar("T")
 
@@ -63,6 +65,40 @@ def test_a_job_gets_its_payload_and_its_outputs_come_back(jobs: LocalJobs) -> No
     assert JobState.RUNNING is jobs.submit(spec_of(program, {"rows": 41})).state
     status = ended(jobs)
     assert (status.state, status.why, status.outputs) == (JobState.DONE, "", {"version": "42"})
+
+
+def test_a_full_disk_fails_no_job(tmp_path: Path) -> None:
+    """A job whose end finds no room counts as running; when there is room again its end is what it was."""
+    with small_disk(tmp_path / "home", 8) as disk:
+        jobs = LocalJobs(disk.folder, grace=0.3)
+        go = tmp_path / "go"
+        os.mkfifo(go)
+        jobs.submit(spec_of(f"open({str(go)!r}).read(); print('said', flush=True)"))
+        folder = disk.folder / "jobs" / "job-1"
+        program = eventually(lambda: shim.read_json(folder / "program.json"), bool)
+        with go.open("w"):  # the program is at work: the disk is full before it may end
+            disk.fill(folder / "shim.log", folder / "stdout.log", folder / "stderr.log")
+        eventually(lambda: not shim.start_of(program["pid"]), bool)
+        time.sleep(1.5)  # the shim has met the full disk, and once again
+        assert JobState.RUNNING is jobs.status("job-1").state
+        disk.free()
+        status = ended(jobs)
+        assert (status.state, status.why) == (JobState.DONE, "")
+
+
+def test_a_shim_that_cannot_make_its_files_waits(tmp_path: Path) -> None:
+    """It uses up no try, and runs the program when they can be made: here something is in the way for a while."""
+    folder = tmp_path / "jobs" / "job-1"
+    obstacle = folder / "tmp"
+    jobs = LocalJobs(tmp_path, on_point=lambda point: obstacle.touch() if point is Point.JOB_MADE else None)
+    jobs.submit(spec_of("pass"))
+    log = folder / "shim.log"
+    assert "cannot make the job's files" in eventually(log.read_text, bool)
+    assert JobState.RUNNING is jobs.status("job-1").state
+    assert not (folder / "program.json").exists()
+    obstacle.unlink()
+    assert JobState.DONE is ended(jobs).state
+    assert len((folder / "spawns").read_bytes()) == 1
 
 
 def test_an_unknown_job_is_unknown_and_a_bad_name_is_refused(jobs: LocalJobs) -> None:
