@@ -38,9 +38,17 @@ class SmallDisk:
             with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
                 while file.write(b"\n"):
                     pass
+        self.fill_names()
+
+    def fill_names(self, but: int = 0) -> None:
+        """Leave room for so many new files, and for bytes as before."""
+        self._filler.mkdir(exist_ok=True)
+        names = (self._filler / f"name-{number}" for number in itertools.count())
         with contextlib.suppress(OSError):
-            for number in itertools.count():
-                (self._filler / f"name-{number}").touch()
+            for name in names:
+                name.touch()
+        for name in itertools.islice(self._filler.glob("name-*"), but):
+            name.unlink()
 
     def free(self) -> None:
         """Take away what `fill` put there."""

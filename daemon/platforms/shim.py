@@ -154,7 +154,7 @@ class _Log:
 
 def _become_program(folder: Path, spec: dict[str, Any], outputs: tuple[int, int]) -> None:
     """In the forked child: say who it is, then become the program. Never returns."""
-    status = EX_TEMPFAIL  # until the program itself is asked for, a fault here (a full disk) is a passing one
+    status = EX_TEMPFAIL  # until the program itself is asked for, a fault here is a passing one
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -164,7 +164,8 @@ def _become_program(folder: Path, spec: dict[str, Any], outputs: tuple[int, int]
         os.dup2(outputs[0], 1)
         os.dup2(outputs[1], 2)
         os.nice(5)  # the daemon and the gateway answer first
-        write_atomically(folder / "program.json", {"pid": os.getpid(), "start": start_of(os.getpid())})
+        who = {"pid": os.getpid(), "start": start_of(os.getpid())}
+        _when_there_is_room(lambda: write_atomically(folder / "program.json", who), "write down who the program is")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         limit = int(spec["memory_mb"]) * 1024 * 1024
         # RLIMIT_DATA counts what the program can write to; RLIMIT_AS would also count what libraries merely reserve.
@@ -252,10 +253,12 @@ def _files(folder: Path) -> list[_Log]:
 
 
 def _when_there_is_room(write: Callable[[], T], what: str) -> T:
-    """Do what a full disk keeps from being done, as often as it takes."""
+    """Do what a full disk keeps from being done, as often as it takes; only a folder that is gone is given up."""
     while True:
         try:
             return write()
+        except FileNotFoundError:
+            raise
         except OSError as error:
             with contextlib.suppress(OSError):  # the shim's own log lies on the same disk
                 os.write(2, f"cannot {what}: {error}\n".encode())

@@ -101,6 +101,23 @@ def test_a_shim_that_cannot_make_its_files_waits(tmp_path: Path) -> None:
     assert len((folder / "spawns").read_bytes()) == 1
 
 
+def test_a_program_that_cannot_be_written_down_waits(tmp_path: Path) -> None:
+    """There is room for the job's files and for none more: no try is used up, and the program runs when there is room."""
+    with small_disk(tmp_path / "home", 8) as disk:
+        folder = disk.folder / "jobs" / "job-1"
+        obstacle = folder / "tmp"
+        jobs = LocalJobs(disk.folder, on_point=lambda point: obstacle.touch() if point is Point.JOB_MADE else None)
+        jobs.submit(spec_of("pass"))
+        assert eventually((folder / "shim.log").read_text, bool)
+        disk.fill_names(but=2)  # and one that the obstacle has: for `tmp` and two logs
+        obstacle.unlink()
+        log = eventually(lambda: (folder / "stderr.log").exists() and (folder / "stderr.log").read_text(), bool)
+        assert "cannot write down who the program is" in log
+        disk.free()
+        assert JobState.DONE is ended(jobs).state
+        assert len((folder / "spawns").read_bytes()) == 1
+
+
 def test_an_unknown_job_is_unknown_and_a_bad_name_is_refused(jobs: LocalJobs) -> None:
     """A job that nobody submitted is UNKNOWN; an id that could leave the folder is Refused."""
     assert JobState.UNKNOWN is jobs.status("nobody").state
