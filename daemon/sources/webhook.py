@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +29,7 @@ from daemon.config import Hook, WebhookConfig
 from daemon.core.errors import BadInput, StoreBusy
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Intake, Receipt
+from daemon.listening import Listener
 from daemon.sources.base import Health
 from daemon.sources.cloudevents import Unsupported, event_of, read_request
 from daemon.sources.delivery import Pulse
@@ -45,7 +44,6 @@ STORE_S = 10.0
 BUSY_AGAIN_S = 5
 TELL_UNSIGNED_S = 60.0
 """What the unsigned do wrong is stored as a problem at most once in so long, for each hook and reason."""
-BIND_AGAIN_S = 5.0
 _UNSIGNED: Mapping[int, str] = {
     401: "requests came without a valid signature within the window; check the secret and clock of the sender",
     404: "requests came for a hook that config.yaml does not name",
@@ -71,57 +69,25 @@ class WebhookSource:
         self, config: WebhookConfig, clock: Callable[[], datetime], wake: Callable[[], None] = lambda: None
     ) -> None:
         self.name = "webhook:listener"
-        self.port: int | None = None
-        """Where it listens now; differs from the config when that says 0."""
+        self._listener = Listener("webhook-server", config.host, config.port, AT_ONCE * 2)
         self._config = config
         self._clock = clock
         self._wake = wake
         self._pulse = Pulse(clock)
 
+    @property
+    def port(self) -> int | None:
+        """Where it listens now; differs from the config when that says 0."""
+        return self._listener.port
+
     def run(self, intake: Intake, stop: threading.Event) -> None:
         """Listen until `stop` is set; where the address cannot be had, try again and say so."""
-        while not stop.is_set():
-            try:
-                listening = _bind(self._config.host, self._config.port)
-            except OSError as error:
-                why = error.strerror or str(error)
-                self._pulse.ails(f"cannot listen on {self._config.host}:{self._config.port}: {why}")
-                stop.wait(BIND_AGAIN_S)
-                continue
-            with listening:
-                self._serve(listening, intake, stop)
+        hooks = Hooks(self._config, intake, self._clock, self._pulse, self._wake)
+        self._listener.run(hooks.app(), stop, self._pulse.alive, self._pulse.ails)
 
     def health(self) -> Health:
         """How it is doing now."""
         return self._pulse.health()
-
-    def _serve(self, listening: socket.socket, intake: Intake, stop: threading.Event) -> None:
-        hooks = Hooks(self._config, intake, self._clock, self._pulse, self._wake)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                hooks.app(),
-                log_level="warning",
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                limit_concurrency=AT_ONCE * 2,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=2,
-            )
-        )
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listening]}, name="webhook-server", daemon=True
-        )
-        thread.start()
-        self.port = listening.getsockname()[1]
-        try:
-            while thread.is_alive() and not stop.wait(0.5):
-                self._pulse.alive()
-        finally:
-            self.port = None
-            server.should_exit = True
-            thread.join(5)
 
 
 class Hooks:
@@ -220,10 +186,6 @@ class Hooks:
             return
         self._told[where, status] = now
         await self._store(Batch(problems=(Problem("webhook", where, _UNSIGNED[status]),)))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def _busy() -> Response:

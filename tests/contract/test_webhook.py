@@ -15,6 +15,7 @@ import httpx
 import orjson
 import pytest
 
+from daemon import listening
 from daemon.config import Hook, Secret, WebhookConfig
 from daemon.core.events import CATALOGUE
 from daemon.sources import webhook
@@ -240,7 +241,7 @@ def test_who_waits_when_the_listener_ends_is_told_to_come_again(sender: Sender, 
 
 def test_a_port_that_is_taken_is_said_and_had_later(desk: Desk, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener waits for its port and then works."""
-    monkeypatch.setattr(webhook, "BIND_AGAIN_S", 0.1)
+    monkeypatch.setattr(listening, "BIND_AGAIN_S", 0.1)
     holder = socket.create_server(("127.0.0.1", 0))
     port = holder.getsockname()[1]
     source = WebhookSource(WebhookConfig(port=port, hooks={"ci": Hook(secret=Secret(value="s"))}), clock)
