@@ -18,8 +18,9 @@ from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
 from daemon.kafkaparts import KafkaConnection, KafkaSource
-from daemon.parts import Duration, Part, Secret
+from daemon.parts import Duration, Part, Secret, value_of
 from daemon.sourceparts import AnySource, Schedule, StorageSource
+from daemon.webparts import Web, WebConfig, clashes
 
 
 class _Part(Part, BaseModel):
@@ -79,7 +80,7 @@ class WebhookConfig(_Part):
     """Where webhooks listen; no hooks, no listener."""
 
     host: str = "127.0.0.1"
-    port: int = 8800
+    port: int = 8802
     hooks: dict[str, Hook] = {}
     max_bytes: int = 1_000_000
 
@@ -231,6 +232,7 @@ class Config(_Part):
     sources: dict[str, AnySource] = {}
     schedules: dict[str, Schedule] = {}
     webhook: WebhookConfig = WebhookConfig()
+    web: Web = WebConfig()
     streams: dict[str, Stream] = {}
     monitors: MonitorsConfig = MonitorsConfig()
     models: dict[str, Model] = {}
@@ -308,6 +310,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
     yield from kafkaparts.contradictions(config.kafka, config.topics)
+    for name, message in clashes(_addresses(config)):
+        yield (*name.split("."), "port"), message
     if config.retention.predictions is not None and config.retention.predictions < timedelta(days=1):
         yield (
             ("retention", "predictions"),
@@ -315,6 +319,15 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
         )
     yield from _streams(config)
     yield from _models(config)
+
+
+def _addresses(config: Config) -> dict[str, tuple[str, int]]:
+    parts = {
+        "platform.gateway": config.platform.gateway if config.models else None,
+        "webhook": config.webhook if config.webhook.hooks else None,
+        "web": config.web,
+    }
+    return {name: (part.host, part.port) for name, part in parts.items() if part is not None}
 
 
 def _streams(config: Config) -> Iterator[tuple[Where, str]]:
@@ -396,7 +409,7 @@ def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]
     found: list[Mistake] = []
 
     def filled(secret: Secret, where: Where) -> Secret:
-        value, wrong = _secret(secret, config.root, environ)
+        value, wrong = value_of(secret, config.root, environ)
         if wrong:
             found.append(document.mistake(where, wrong))
         return secret.model_copy(update={"value": SecretStr(value)})
@@ -417,22 +430,3 @@ def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]
         found.extend(document.mistake(where, wrong) for where, wrong in kafkaparts.missing_files(connection, name))
     webhook = config.webhook.model_copy(update={"hooks": hooks})
     return config.model_copy(update={"webhook": webhook, "channels": channels, "kafka": kafka}), found
-
-
-def _secret(secret: Secret, root: Path, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Its value, and what is wrong with it."""
-    if secret.value.get_secret_value():
-        return "", "a secret is never written here: name an environment variable (env) or a file (file)"
-    if (secret.env is None) == (secret.file is None):
-        return "", "a secret needs either env or file"
-    if secret.env is not None:
-        value = environ.get(secret.env, "")
-        return value, "" if value else f"environment variable {secret.env} is not set"
-    path = root / (secret.file or "")
-    try:
-        value = path.read_text().strip()
-    except OSError as error:
-        return "", f"secret file {path} cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        return "", f"secret file {path} is not UTF-8"
-    return value, "" if value else f"secret file {path} is empty"

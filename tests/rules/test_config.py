@@ -166,3 +166,33 @@ def test_what_is_kept_and_for_how_long(tmp_path: Path) -> None:
     assert said(tmp_path, "home: state\nretention: {predictions: 1h}\n") == [
         "2:26: prediction logs are kept for at least a day: canaries and trainings read them"
     ]
+
+
+def test_where_the_daemon_tells_how_it_is(tmp_path: Path) -> None:
+    """On loopback unless said otherwise; `off` switches it off, and what is misspelt is named."""
+    assert (web := loaded(tmp_path, "home: state\n").web) is not None
+    assert (web.host, web.port) == ("127.0.0.1", 8800)
+    assert loaded(tmp_path, "home: state\nweb: off\n").web is None
+    assert said(tmp_path, "home: state\nweb: {prot: 1, port: 65536}\n") == [
+        "2:7: unknown key web.prot; did you mean port?",
+        "2:22: web.port: Input should be less than or equal to 65535",
+    ]
+    assert said(tmp_path, "home: state\nweb: on\n") == [
+        "2:6: web: Input should be a valid dictionary or instance of WebConfig"
+    ]
+
+
+def test_two_listeners_cannot_have_one_address(tmp_path: Path) -> None:
+    """The later of the two is told so, also where one of them listens everywhere; ports of other hosts are no matter."""
+    hooks = "hooks: {ci: {secret: {env: S}}}"
+    model = "models: {m: {task: binary, registered: m}}\n"
+    environ = {"S": "secret"}
+    text = f"home: state\n{model}web: {{port: 8801}}\nwebhook: {{host: 0.0.0.0, port: 8801, {hooks}}}\n"
+    assert said(tmp_path, text, environ) == [
+        "3:13: web and platform.gateway cannot both listen on port 8801 of 127.0.0.1; give web another port",
+        "3:13: web and webhook cannot both listen on port 8801 of 127.0.0.1; give web another port",
+        "4:32: webhook and platform.gateway cannot both listen on port 8801 of 0.0.0.0; give webhook another port",
+    ]
+    loaded(tmp_path, f"home: state\nweb: {{port: 0}}\nwebhook: {{port: 0, {hooks}}}\n", environ)
+    loaded(tmp_path, f"home: state\nweb: {{host: 127.0.0.2, port: 8802}}\nwebhook: {{{hooks}}}\n", environ)
+    loaded(tmp_path, f"home: state\n{model}webhook: {{{hooks}}}\n", environ)
