@@ -22,6 +22,7 @@ from pathlib import Path
 
 from daemon.clients.kafka import Consumer
 from daemon.clients.kafka_errors import Unreadable
+from daemon.clients.kafka_stepping import TRIES
 from daemon.core.errors import ClientError
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Intake
@@ -36,8 +37,6 @@ from daemon.sources.stepping import Stepping
 AGAIN_S = 1.0
 """The first pause after a broker that did not answer; it doubles up to LONGEST_S."""
 LONGEST_S = 30.0
-UNREADABLE = 3
-"""A batch that cannot be decoded is tried again so often before it is stepped over: the network may have spoiled it."""
 
 
 class KafkaSource:
@@ -96,7 +95,7 @@ class KafkaSource:
     def _step_over(self, error: Unreadable, around: Surroundings) -> None:
         """What cannot be decoded so often in a row will never be: go on behind it."""
         self._unreadable += 1
-        if self._unreadable < UNREADABLE:
+        if self._unreadable < TRIES:
             return
         try:
             stepped = Stepping(self._short, self._connection, around).step_over(self._config.topics, error.why)

@@ -6,14 +6,12 @@ import base64
 import contextlib
 import errno
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 
-from daemon.clients.kafka_producer import Outgoing, Producer
-from daemon.core.errors import ClientError
+from daemon.clients.kafka_letters import Letter, LetterTopic
 from daemon.core.problems import Problem
 from daemon.kafkaparts import KafkaConnection
 from daemon.sources.topics import Poison
@@ -22,8 +20,6 @@ KEPT = 10_000
 """Most files of a source: a topic of nothing but rubbish must not fill the disk."""
 NAMED = 20
 """Most problems with a position of their own per batch; the others share one, and all are in their letters."""
-AGAIN_S = 30.0
-"""After a topic that could not be written it is not tried again for so long."""
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -39,20 +35,15 @@ class Letters:
     """
 
     def __init__(self, connection: KafkaConnection, name: str, topic: str, folder: Path, stop: threading.Event) -> None:
-        self._connection = connection
-        self._name = name
         self._topic = topic
         self._folder = folder
-        self._stop = stop
-        self._producer: Producer | None = None
-        self._not_before = 0.0
-        self._why = ""
+        self._sender = LetterTopic(connection, name, topic, stop)
 
     def keep(self, poison: Sequence[Poison]) -> tuple[Problem, ...]:
         """Keep all these records; the problems to report. Raises NoRoom when one of them finds none on the disk."""
         if not poison:
             return ()
-        refused = self._send(poison) if self._topic else ["" for _ in poison]
+        refused = self._sender.send([_letter(one) for one in poison]) if self._topic else ["" for _ in poison]
         problems = []
         for one, why in zip(poison, refused, strict=True):
             if self._topic and not why:
@@ -69,45 +60,7 @@ class Letters:
 
     def close(self) -> None:
         """Let go of the connection."""
-        if self._producer is not None:
-            self._producer.close()
-            self._producer = None
-
-    def _send(self, poison: Sequence[Poison]) -> list[str]:
-        """Why each was not sent; empty for those that were."""
-        if time.monotonic() < self._not_before:
-            return [self._why for _ in poison]
-        try:
-            if self._producer is None:
-                self._producer = Producer(self._connection, f"{self._name}-dead-letters", self._stop)
-            answers = self._producer.send(self._topic, [self._letter(one) for one in poison])
-        except ClientError as error:
-            return [self._give_up(error) for _ in poison]
-        for answer in answers:
-            if answer is not None and not answer.hint:  # not this record's own fault
-                self._give_up(answer)
-                break
-        return ["" if answer is None else answer.why for answer in answers]
-
-    def _give_up(self, error: ClientError) -> str:
-        self._not_before = time.monotonic() + AGAIN_S
-        self._why = error.why
-        self.close()
-        return error.why
-
-    def _letter(self, one: Poison) -> Outgoing:
-        """The record as it was, with why and where from."""
-        told = {
-            "driftd.reason": one.reason,
-            "driftd.source": self._name,
-            "driftd.topic": one.partition.topic,
-            "driftd.partition": str(one.partition.number),
-            "driftd.offset": str(one.record.offset),
-            "driftd.timestamp": str(one.record.timestamp),
-        }
-        headers = [(name, raw or b"") for name, raw in one.record.headers]
-        headers += [(name, text.encode("utf-8", "backslashreplace")) for name, text in told.items()]
-        return Outgoing(one.record.value, one.record.key, tuple(headers))
+        self._sender.close()
 
     def _write(self, one: Poison) -> tuple[str, str]:
         """Path of the letter, or an empty one and what to add to the reason."""
@@ -135,6 +88,11 @@ class Letters:
                 raise NoRoom(f"there is no room for dead letters in {self._folder}") from error
             return "", f" (not kept: {error.strerror or error})"
         return str(target), ""
+
+
+def _letter(one: Poison) -> Letter:
+    record = one.record
+    return Letter(one.partition, record.offset, record.timestamp, one.reason, record.value, record.key, record.headers)
 
 
 def _shown(raw: bytes | None) -> str | dict[str, str] | None:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from daemon.clients.kafka import Consumer, Record
 from daemon.clients.kafka_errors import OffsetsGone, Partition
+from daemon.clients.kafka_places import CUT, Gap, Place, gap_of
 from daemon.core.errors import StoreBusy, Unavailable
 from daemon.core.events import Event
 from daemon.core.problems import Problem
@@ -18,7 +19,7 @@ from daemon.intake import Batch, Intake
 from daemon.kafkaparts import KafkaSource
 from daemon.sources.delivery import Pulse
 from daemon.sources.letters import Letters, NoRoom
-from daemon.sources.topics import CUT, Gap, Place, Poison, cursor_name, cursor_of, gap_of, place_of, read, written_at
+from daemon.sources.topics import Poison, cursor_name, cursor_of, place_of, read, written_at
 
 MOST = 1000
 """Most records of a poll, and so of a batch."""
@@ -198,7 +199,7 @@ class Reading:
         self._stored |= places
         changed = {partition: place for partition, place in places.items() if place != known[partition]}
         if changed:
-            self._store([gap.event(self._name, self._around.clock()) for gap in gaps], changed)
+            self._store([gap.event("kafka", self._name, self._around.clock()) for gap in gaps], changed)
         self._consumer.place({partition: place.offset for partition, place in places.items()})
         self._gained -= places.keys()
 
@@ -237,7 +238,7 @@ class Reading:
                 self._go_on_behind(gap)
 
     def _go_on_behind(self, gap: Gap) -> None:
-        self._store([gap.event(self._name, self._around.clock())], {gap.partition: gap.after})
+        self._store([gap.event("kafka", self._name, self._around.clock())], {gap.partition: gap.after})
         if gap.partition in self._stored and not self._around.stop.is_set():
             self._consumer.seek(gap.partition, gap.after.offset)
 

@@ -13,11 +13,12 @@ import orjson
 import pytest
 
 from daemon.clients.kafka_errors import Partition
+from daemon.clients.kafka_places import Gap, Place, gap_of
 from daemon.core.errors import BadInput
 from daemon.core.schema import check_data
 from daemon.sources.cloudevents import Unsupported, message_of, read_record
 from daemon.sources.letters import NAMED, Letters, NoRoom
-from daemon.sources.topics import Gap, Place, Poison, cursor_of, gap_of, place_of, read, written_at
+from daemon.sources.topics import Poison, cursor_of, place_of, read, written_at
 from tests.services.kafkas import plain
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -173,7 +174,7 @@ def test_what_is_gone_is_a_gap(
     assert (gap.after if gap else None) == after
     if gap is None:
         return
-    event = gap.event("shop", NOW)
+    event = gap.event("kafka", "shop", NOW)
     assert event.type == "source.gap"
     assert check_data(event.type, event.data) == []
     assert event.data.get("lost", "absent") == lost
@@ -183,8 +184,11 @@ def test_what_is_gone_is_a_gap(
 def test_the_same_gap_is_the_same_event() -> None:
     """After a crash it is told again, and known; another one of the same offsets in another topic is not."""
     gap = Gap(ORDERS, Place("a", 1), Place("a", 2), "why")
-    assert gap.event("shop", NOW).key == gap.event("shop", datetime.now(UTC)).key
-    assert gap.event("shop", NOW).key != Gap(ORDERS, Place("b", 1), Place("b", 2), "why").event("shop", NOW).key
+    assert gap.event("kafka", "shop", NOW).key == gap.event("kafka", "shop", datetime.now(UTC)).key
+    assert (
+        gap.event("kafka", "shop", NOW).key
+        != Gap(ORDERS, Place("b", 1), Place("b", 2), "why").event("kafka", "shop", NOW).key
+    )
 
 
 def letters(folder: Path) -> Letters:

@@ -11,10 +11,10 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
+from daemon.clients import kafka_letters
 from daemon.clients.kafka import Consumer
 from daemon.clients.kafka_errors import Partition
 from daemon.intake import Batch, Receipt
-from daemon.sources import letters
 from daemon.sources.kafka import KafkaSource
 from daemon.story.broker import Broker
 from daemon.story.topics import Message, Topics
@@ -198,7 +198,7 @@ def test_dead_letters_that_the_topic_does_not_take_lie_at_home(
     assert [path.name for path in folder.iterdir()] == [f"{topic}-0-0.json"]
     topics.delete(f"{topic}.dead")
     topics.send(topic, [Message(b"]"), placed(2)])
-    monkeypatch.setattr(letters, "AGAIN_S", 0.0)
+    monkeypatch.setattr(kafka_letters, "AGAIN_S", 0.0)
     with running(source(broker, topic, desk, **settings), desk):
         eventually(lambda: numbers(desk) == [1, 2])
     assert orjson.loads((folder / f"{topic}-0-3.json").read_bytes())["value"] == "]"
