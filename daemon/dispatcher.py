@@ -75,7 +75,7 @@ class Dispatcher:
     def _work(self) -> None:
         while (claimed := self._calls.get()) is not None:
             self._on_point(Point.BEFORE_HANDLER)
-            outcome = self._outcome(claimed.call, ending=claimed.ending)
+            outcome = self._timed(claimed)
             self._on_point(Point.AFTER_HANDLER)
             try:
                 self._writer.settle(claimed, outcome)
@@ -83,6 +83,15 @@ class Dispatcher:
                 # The call stays claimed and comes back when its lease ends, or with the next epoch.
                 self._log.warning("dispatcher.not_settled", call=claimed.call.id, why=str(error))
             self._on_point(Point.AFTER_SETTLING)
+
+    def _timed(self, claimed: Claimed) -> Outcome:
+        tally, verb = self._writer.tally, claimed.call.verb
+        tally.started((self._writer.clock() - claimed.stored.due).total_seconds())
+        began = time.monotonic()
+        outcome = self._outcome(claimed.call, ending=claimed.ending)
+        told = "ended" if claimed.ending else type(outcome).__name__.lower()
+        tally.answered(verb, told, time.monotonic() - began)
+        return outcome
 
     def _outcome(self, call: Call, *, ending: bool) -> Outcome:
         log = self._log.bind(call=call.id, run=call.run, verb=call.verb)

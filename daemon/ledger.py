@@ -11,7 +11,7 @@ and the stored admissions, meets the same memory at each of them.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,6 +33,7 @@ from daemon.core.verdicts import Decided, Decision, Due, Remembered, World
 from daemon.intake import Batch, Receipt
 from daemon.store.base import Row, Session
 from daemon.store.rows import decision_row, event_row, micros, moment
+from daemon.tally import Counts
 
 _TICK = timedelta(microseconds=1)
 
@@ -84,6 +85,7 @@ class Ledger:
         self._decisions: list[Row] = []
         self._records: list[Row] = []
         self._timers: list[Row] = []
+        self._problems: Counter[str] = Counter()
         self._fresh: dict[tuple[str, str], int] = {}
         self._deciding = False
         self._caused: deque[Event] = deque()
@@ -177,6 +179,7 @@ class Ledger:
         """Store a problem, or count it up; a new one is also an event that rules can listen to."""
         where, reason, letter = legible(problem.where), legible(problem.reason), legible(problem.dead_letter)
         name = content_id("problem", problem.kind, where, reason)
+        self._problems[problem.kind] += 1
         micro = micros(self.now)
         self.session.run("put_problem", name, problem.kind, where, reason, letter, micro, micro)
         data = {"kind": problem.kind, "where": where, "reason": reason}
@@ -298,6 +301,15 @@ class Ledger:
         """Where things stand after COMMIT; `memory` is the writer's own map and is brought up to date."""
         memory.update(self._changed)
         return Standing(self._seq, self._at, self._decision, self._audit, self._head, self._world, memory)
+
+    def counts(self) -> Counts:
+        """How much was stored."""
+        return Counts(
+            Counter(row[2] for row in self._events),
+            sum(row[9] is not None for row in self._events),
+            Counter(row[5] for row in self._decisions),
+            self._problems,
+        )
 
 
 NO_RULES = "no rules are in force yet"

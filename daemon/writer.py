@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,18 @@ from daemon.core.events import Event
 from daemon.core.memory import Memory
 from daemon.core.rules import RuleSet
 from daemon.intake import Batch, Receipt
+from daemon.lanes import Item, Lanes
 from daemon.ledger import Ledger, Standing, standing_of
 from daemon.points import OnPoint, Point, no_point
 from daemon.running import Running
 from daemon.store.base import Store
 from daemon.store.rows import micros, moment
+from daemon.tally import Tally
 
-GROUP_EVENTS = 256
-"""Most events in one transaction (a larger batch is one by itself): enough to share a disk sync, few enough to be short."""
 BRIEF = 8
 """A batch of at most so many things goes before the streams."""
 FILES = 16
 """So many files that are gone weigh as much as an event."""
-QUEUE_BATCHES = 256
-"""Most batches that wait; a full queue pauses the sources."""
 TIMERS = 512
 """Most due times turned into events in one transaction."""
 LOAD_S = 60.0
@@ -59,17 +56,6 @@ LOAD_S = 60.0
 
 OnBegun = Callable[[str, Event], None]
 """Told of each run that began, after COMMIT, with its trigger; must return at once."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """Something to do in a transaction, and who waits for it."""
-
-    work: Callable[[Ledger], Any]
-    size: int
-    future: Future[Any] = field(default_factory=Future)
-    forever: bool = False
-    """Nobody hands it in again: keep it until it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +83,17 @@ class Writer(Answers):
         on_begun: OnBegun = lambda _run, _trigger: None,
     ) -> None:
         super().__init__(store)
+        self.clock = clock
+        self.tally = Tally()
         self._running = running
-        self._clock = clock
         self._heads = HeadFile(heads)
         self._on_point = on_point
         self._on_begun = on_begun
         self._log = structlog.get_logger("writer")
         self._condition = threading.Condition()
-        self._urgent: deque[_Item] = deque()
-        self._queue: deque[_Item] = deque()
-        self._brief = False
+        self._lanes = Lanes()
+        self._turned: float | None = None
+        """When the thread last began something; None while it has nothing to do."""
         self._stopping = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -153,7 +140,22 @@ class Writer(Answers):
     @property
     def queued(self) -> int:
         """Batches that wait."""
-        return len(self._queue) + len(self._urgent)
+        return len(self._lanes)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the oldest of what was handed in has waited, and is not durable yet; 0 when there is none."""
+        with self._condition:
+            since = self._lanes.oldest
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def at_work_s(self) -> float:
+        """Seconds since the thread last began something; 0 while it has nothing to do. It goes on for long only when the
+        thread hangs: a store that is locked or full is tried again every few seconds.
+        """
+        turned = self._turned
+        return 0.0 if turned is None else time.monotonic() - turned
 
     def start(self) -> None:
         """Take back what an earlier epoch had claimed, and begin."""
@@ -192,7 +194,7 @@ class Writer(Answers):
             name = f"{rules.revision}@{self._epoch}.{micros(now)}"
             ledger.record((Event(name, "driftd:rules", "rules.loaded", "", now, data),))
 
-        future = self._put(_Item(put, 1, forever=True), urgent=True)
+        future = self._put(Item(put, 1, forever=True), brief=True)
         try:
             future.result(LOAD_S)
         except FutureTimeout:
@@ -217,7 +219,7 @@ class Writer(Answers):
             return settle(ledger, claimed.stored, outcome, epoch)
 
         try:
-            future = self._put(_Item(put, 1, forever=True), urgent=claimed.stored.priority == 0)
+            future = self._put(Item(put, 1, forever=True), brief=claimed.stored.priority == 0)
             return bool(future.result())
         finally:
             with self._condition:
@@ -230,9 +232,9 @@ class Writer(Answers):
     def submit(self, batch: Batch, timeout: float = 30.0) -> Receipt:
         """Store a batch and wait until it is durable; see `daemon.intake.Intake`."""
         until = time.monotonic() + timeout
-        item = _Item(lambda ledger: ledger.take(batch), len(batch.events) + len(batch.gone) // FILES + 1)
-        # A few events must not wait behind a stream's hundreds; whoever hands them in waits for them, so they are few.
-        future = self._put(item, urgent=item.size <= BRIEF, timeout=timeout)
+        item = Item(lambda ledger: ledger.take(batch), len(batch.events) + len(batch.gone) // FILES + 1)
+        # Whoever hands a few events in waits for them, so they are few.
+        future = self._put(item, brief=item.size <= BRIEF, timeout=timeout)
         self._on_point(Point.SUBMITTED)
         try:
             receipt: Receipt = future.result(max(until - time.monotonic(), 0.0))
@@ -243,40 +245,33 @@ class Writer(Answers):
 
     # -- the thread
 
-    def _put(self, item: _Item, *, urgent: bool, timeout: float = 60.0) -> Future[Any]:
+    def _put(self, item: Item, *, brief: bool, timeout: float = 60.0) -> Future[Any]:
         with self._condition:
-            lane = self._urgent if urgent else self._queue
             if not item.forever and not self._condition.wait_for(
-                lambda: len(lane) < QUEUE_BATCHES or self._stopping or self._failure, timeout
+                lambda: self._lanes.has_room(brief=brief) or self._stopping or self._failure, timeout
             ):
                 raise StoreBusy("the writer's queue is full; hand it in again")
             if self._failure is not None:
                 raise StoreError(f"the writer has stopped: {self._failure}") from self._failure
             if self._ended or (self._stopping and not item.forever):
                 raise StoreBusy("driftd is stopping")
-            lane.append(item)
+            self._lanes.put(item, brief=brief)
             self._condition.notify_all()
         return item.future
 
-    def _gather(self) -> list[_Item] | None:
+    def _gather(self) -> list[Item] | None:
         """What the next transaction is made of; None: stop. An empty list: only due times and calls."""
         with self._condition:
-            while not self._urgent and not self._queue:
+            self._lanes.done()
+            while not self._lanes:
                 if self._stopping:
                     return None
                 wait = self._until_due()
                 if wait is not None and wait <= 0:
                     return []
+                self._turned = None
                 self._condition.wait(wait)
-            # What is urgent goes alone, so that its transaction is short; the streams' turn comes right after.
-            lane = self._urgent if self._urgent and not (self._brief and self._queue) else self._queue
-            self._brief = lane is self._urgent
-            items: list[_Item] = []
-            size = 0
-            while lane and size < GROUP_EVENTS:
-                item = lane.popleft()
-                items.append(item)
-                size += item.size
+            items = self._lanes.take()
             self._condition.notify_all()
             return items
 
@@ -291,7 +286,7 @@ class Writer(Answers):
 
     def _now(self) -> datetime:
         """The time, never before what was recorded; when the clock is set back it flows on from there."""
-        wall, last = self._clock(), self._standing.at
+        wall, last = self.clock(), self._standing.at
         if wall >= last:
             self._ahead = timedelta()
             return wall
@@ -302,7 +297,7 @@ class Writer(Answers):
         done = False
         try:
             while (items := self._gather()) is not None:
-                self._group([item for item in items if _is_wanted(item)])
+                self._group([item for item in items if item.wanted()])
             done = True
         except StoreBusy as error:
             done = True
@@ -315,14 +310,14 @@ class Writer(Answers):
                 self._ended = True
                 if not done and self._failure is None:
                     self._failure = StoreError("the writer broke; its log says where")
-                waiting = [*self._urgent, *self._queue]
+                waiting = self._lanes.take_all()
                 self._condition.notify_all()
             end = StoreBusy("driftd is stopping") if done else StoreError(f"the writer has stopped: {self._failure}")
             for item in waiting:
-                if _is_wanted(item):
+                if item.wanted():
                     item.future.set_exception(end)
 
-    def _group(self, items: list[_Item]) -> None:
+    def _group(self, items: list[Item]) -> None:
         """One transaction for all; one each when that fails."""
         try:
             committed = self._transact(items)
@@ -341,12 +336,12 @@ class Writer(Answers):
         else:
             self._conclude(committed, items)
 
-    def _refuse(self, item: _Item, error: Exception) -> None:
+    def _refuse(self, item: Item, error: Exception) -> None:
         if not isinstance(error, DaemonError):
             self._log.exception("writer.batch_failed", why=str(error))
         item.future.set_exception(error)
 
-    def _transact(self, items: list[_Item]) -> _Committed:
+    def _transact(self, items: list[Item]) -> _Committed:
         pause = 0.0
         while True:
             try:
@@ -365,7 +360,8 @@ class Writer(Answers):
                 self._waiting = ""
                 return committed
 
-    def _once(self, items: list[_Item]) -> _Committed:
+    def _once(self, items: list[Item]) -> _Committed:
+        self._turned = time.monotonic()
         with self._store.transaction(self._epoch) as session:
             ledger = Ledger(session, self._standing, self._rules, self._now())
             ledger.begin, ledger.handle = self._running.begin, self._running.handle
@@ -385,20 +381,21 @@ class Writer(Answers):
             calls_due=None if call is None else moment(call),
         )
 
-    def _results(self, ledger: Ledger, items: list[_Item]) -> list[Any]:
+    def _results(self, ledger: Ledger, items: list[Item]) -> list[Any]:
         """What came of the items; of the first ones only, when they are a stream's and something urgent waits."""
         results: list[Any] = []
         for item in items:
-            if results and self._urgent and not self._brief:
+            if results and self._lanes.must_yield:
                 break
             results.append(item.work(ledger))
         return results
 
-    def _conclude(self, committed: _Committed, items: list[_Item]) -> None:
+    def _conclude(self, committed: _Committed, items: list[Item]) -> None:
         """It is durable: memory moves, and those who wait are told. Nothing here is ever tried again."""
         ledger, claimed = committed.ledger, committed.claimed
         self._standing = ledger.standing(self._memory)
         self._rules = ledger.rules
+        self.tally.stored(ledger.counts())
         self._on_point(Point.AFTER_COMMIT)
         with self._condition:
             self._claims.handed_out(claimed)
@@ -413,7 +410,7 @@ class Writer(Answers):
             self._export(ledger.ended)
         done = len(committed.results)
         with self._condition:
-            self._queue.extendleft(reversed(items[done:]))
+            self._lanes.put_back(items[done:])
         for item, result in zip(items[:done], committed.results, strict=True):
             item.future.set_result(result)
         self._on_point(Point.RECEIPTED)
@@ -427,8 +424,3 @@ class Writer(Answers):
         if why := self._heads.export(head, self._now()):
             self._log.warning("audit.head_not_exported", why=why, seq=head.seq, hash=head.hash)
         self._on_point(Point.HEAD_EXPORTED)
-
-
-def _is_wanted(item: _Item) -> bool:
-    """Somebody still waits for it; one that was put back into the queue is under way already."""
-    return item.future.running() or item.future.set_running_or_notify_cancel()

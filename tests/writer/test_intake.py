@@ -15,9 +15,9 @@ from daemon.core.errors import DaemonError, Fenced, StoreBusy
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Cursor, FileMark, Forgotten, GoneFile, Progress, StateWrite
+from daemon.lanes import Item
 from daemon.ledger import NO_RULES, Ledger
 from daemon.points import Point
-from daemon.writer import _Item
 from tests.builders import T0, at, landed, lasting, measured, rule, rules, said, windows
 from tests.writer.conftest import PATIENCE, World
 
@@ -157,7 +157,7 @@ def together(world: World, *batches: Batch) -> list[Any]:
         held.set()
         go.wait(PATIENCE)
 
-    world.writer._put(_Item(hold, 1), urgent=True)
+    world.writer._put(Item(hold, 1), brief=True)
     held.wait(PATIENCE)
     threads = [threading.Thread(target=hand_in, args=(number,)) for number in range(len(batches))]
     for number, thread in enumerate(threads, 1):
@@ -187,13 +187,13 @@ def test_what_is_urgent_ends_a_streams_group_early(world: World) -> None:
         assert release.wait(PATIENCE)
 
     put = world.writer._put
-    put(_Item(block, 100), urgent=False)
+    put(Item(block, 100), brief=False)
     assert blocked.wait(PATIENCE)  # what is put now is gathered into one group
-    put(_Item(first, 100), urgent=False)
-    last = put(_Item(lambda _ledger: order.append("stream 2"), 100), urgent=False)
+    put(Item(first, 100), brief=False)
+    last = put(Item(lambda _ledger: order.append("stream 2"), 100), brief=False)
     release.set()
     assert entered.wait(PATIENCE)
-    urgent = put(_Item(lambda _ledger: order.append("urgent"), 1), urgent=True)
+    urgent = put(Item(lambda _ledger: order.append("urgent"), 1), brief=True)
     came.set()
     urgent.result(PATIENCE)
     last.result(PATIENCE)
