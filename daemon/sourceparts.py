@@ -14,6 +14,17 @@ from daemon.core.events import utc
 from daemon.kafkaparts import KafkaSource
 from daemon.parts import Duration, Part
 
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+"""From 1."""
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+"""From 0; Sunday is 7 too."""
+_SUNDAY = 7
+_CRON = (
+    ("minute", 0, 59, ()), ("hour", 0, 23, ()), ("day of month", 1, 31, ()), ("month", 1, 12, MONTHS),
+    ("day of week", 0, _SUNDAY, WEEKDAYS),
+)  # fmt: skip
+"""The fields of a crontab line: name, lowest and highest value, and words for the values from the lowest on."""
+
 
 class StorageSource(Part):
     """A watched folder whose complete new files are `data.landed` events."""
@@ -60,8 +71,8 @@ def contradictions(schedule: Schedule) -> Iterator[str]:
     """What a schedule's fields alone cannot know."""
     if (schedule.cron is None) == (schedule.every is None):
         yield "needs either cron or every"
-    if schedule.cron is not None and len(schedule.cron.split()) != 5:
-        yield f"has a cron of {len(schedule.cron.split())} fields; crontab has five: minute hour day month weekday"
+    if schedule.cron is not None:
+        yield from (f"has a cron {mistake}" for mistake in cron_mistakes(schedule.cron))
     if schedule.every is not None and schedule.every < timedelta(seconds=1):
         yield "is due more than once a second"
     if schedule.start is not None and not _is_time(schedule.start):
@@ -70,6 +81,53 @@ def contradictions(schedule: Schedule) -> Iterator[str]:
         ZoneInfo(schedule.timezone)
     except (ZoneInfoNotFoundError, ValueError):
         yield f"has an unknown timezone {schedule.timezone!r}"
+
+
+def cron_mistakes(line: str) -> Iterator[str]:
+    """What is wrong with a crontab line, as it goes on after its name."""
+    fields = line.split()
+    if len(fields) != len(_CRON):
+        yield f"of {len(fields)} fields; crontab has five: minute hour day month weekday"
+        return
+    for field, (name, low, high, words) in zip(fields, _CRON, strict=True):
+        parts = field.lower().split(",")
+        yield from (
+            f"whose {name} {part!r} cannot be read; it takes {_taken(low, high, words)}, `*`, ranges `a-b` and steps `/n`"
+            for part in parts
+            if not _is_cron(part, low, high, words)
+        )
+
+
+def _is_cron(part: str, low: int, high: int, words: tuple[str, ...]) -> bool:
+    """Is it `*`, a value or a range, perhaps in steps that are no longer than it is?"""
+    span, stepped, step = part.partition("/")
+    first, ranged, last = span.partition("-")
+    if span == "*":
+        start, end = low, high
+    else:
+        values = [_cron_value(text, low, high, words) for text in ((first, last) if ranged else (first,))]
+        if None in values:
+            return False
+        start, end = values[0] or 0, values[-1] or 0
+        if end < start and high == _SUNDAY:
+            end += _SUNDAY  # fri-mon
+        elif stepped and not ranged:
+            end = high
+    return start <= end and (not stepped or (_is_number(step) and 1 <= int(step) <= end - start))
+
+
+def _cron_value(text: str, low: int, high: int, words: tuple[str, ...]) -> int | None:
+    if text in words:
+        return words.index(text) + low
+    return int(text) if _is_number(text) and low <= int(text) <= high else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len("59")
+
+
+def _taken(low: int, high: int, words: tuple[str, ...]) -> str:
+    return f"{low} to {high}" + (f" or {words[0]} to {words[-1]}" if words else "")
 
 
 def _is_time(text: str) -> bool:

@@ -12,11 +12,11 @@ with `*` hours goes on by elapsed time.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
@@ -26,7 +26,7 @@ from daemon.core.durations import write_duration
 from daemon.core.events import Event, utc
 from daemon.core.problems import Problem
 from daemon.intake import Batch, Cursor, Intake
-from daemon.sourceparts import Schedule
+from daemon.sourceparts import MONTHS, WEEKDAYS, Schedule, cron_mistakes
 from daemon.sources.base import Health
 from daemon.sources.delivery import Pulse, deliver
 
@@ -39,7 +39,7 @@ COUNTED = 10_000
 _SLICE_S = 1.0
 _A_DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_WORD = re.compile("[a-z]+")
 
 Misfire = Literal["skip", "once", "all"]
 
@@ -185,19 +185,15 @@ class _Crontab:
     """
 
     def __init__(self, line: str, zone: ZoneInfo) -> None:
-        fields = line.split()
-        if len(fields) != 5:  # minute, hour, day of month, month, day of week
-            raise ValueError(f"the crontab line {line!r} has {len(fields)} fields; five are wanted, e.g. `0 3 * * 1`")
-        minute, hour, day, month, weekday = fields
-        days = _weekdays(weekday)
+        if mistake := next(cron_mistakes(line), ""):
+            raise ValueError(f"it has a cron {mistake}")
+        minute, hour, day, month, weekday = line.lower().split()
+        month, days = _months(month), _weekdays(weekday)
         pairs = [(day, days)] if day.startswith("*") or weekday.startswith("*") else [(day, "*"), ("*", days)]
-        try:
-            self._triggers = [
-                CronTrigger(minute=minute, hour=hour, day=one, month=month, day_of_week=other, timezone=UTC)
-                for one, other in pairs
-            ]
-        except ValueError as error:
-            raise ValueError(f"the crontab line {line!r} cannot be read: {error}") from None
+        self._triggers = [
+            CronTrigger(minute=minute, hour=hour, day=one, month=month, day_of_week=other, timezone=UTC)
+            for one, other in pairs
+        ]
         self._zone = zone
         self._by_elapsed_time = hour.startswith("*")
 
@@ -255,32 +251,28 @@ class _Crontab:
         return [first, second] if first < second and self._by_elapsed_time else [first]
 
 
+def _months(field: str) -> str:
+    """Crontab's month field with numbers for names (APScheduler takes no notice of steps behind names)."""
+    return _WORD.sub(lambda word: str(MONTHS.index(word[0]) + 1), field)
+
+
 def _weekdays(field: str) -> str:
     """Crontab's day-of-week field with its numbers (Sunday is 0 or 7) written as names, ranges written out."""
-    if field.startswith("*"):
-        step = field.removeprefix("*").removeprefix("/")
-        return ",".join(islice(_DAYS, 0, None, int(step))) if step.isdigit() and int(step) else field
-    return ",".join(day for part in field.lower().split(",") for day in _weekday_range(part))
+    return "*" if field == "*" else ",".join(day for part in field.split(",") for day in _weekday_range(part))
 
 
 def _weekday_range(part: str) -> list[str]:
-    span, _, step = part.partition("/")
-    first, _, last = span.partition("-")
+    span, stepped, step = part.partition("/")
+    first, ranged, last = ("0", "-", "6") if span == "*" else span.partition("-")
     start = _weekday(first)
-    end = _weekday(last) if last else start
+    end = _weekday(last) if ranged else 6 if stepped else start
     if end < start:
         end += 7  # fri-mon
-    if step and not (step.isdigit() and int(step)):
-        raise ValueError(f"{part!r} is no step of weekdays")
-    return [_DAYS[number % 7] for number in range(start, end + 1, int(step or 1))]
+    return [WEEKDAYS[number % 7] for number in range(start, end + 1, int(step or 1))]
 
 
 def _weekday(text: str) -> int:
-    if text in _DAYS:
-        return _DAYS.index(text)
-    if text.isdigit() and int(text) <= 7:  # Sunday once more
-        return int(text)
-    raise ValueError(f"{text!r} is no weekday; write 0 to 7 or sun to sat")
+    return WEEKDAYS.index(text) if text in WEEKDAYS else int(text)
 
 
 def _start(text: str | None, zone: ZoneInfo) -> datetime:

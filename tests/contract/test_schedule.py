@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from daemon.config import Schedule
 from daemon.core.schema import check_data
+from daemon.sourceparts import cron_mistakes
 from daemon.sources.schedule import COUNTED, MOST, DueTimes, ScheduleSource, due_times, event_of, plan
 from tests.contract.desk import Clock, Desk, eventually, running
 
@@ -48,6 +50,8 @@ def following(times: DueTimes, after: datetime, count: int) -> list[str]:
         pytest.param("0 3 * * */3", "01-01 00:00", ["01-03 03:00", "01-04 03:00", "01-07 03:00"], id="steps count from Sunday"),
         pytest.param("0 3 * * 1,SAT", "01-01 00:00", ["01-03 03:00", "01-05 03:00"], id="a list, names in any case"),
         pytest.param("0 3 13 * 5", "01-01 12:00", ["01-02 03:00", "01-09 03:00", "01-13 03:00", "01-16 03:00"], id="either day suffices"),
+        pytest.param("0 3 1 jan-NOV/5 *", "01-01 12:00", ["06-01 03:00", "11-01 03:00", "01-01 03:00"], id="steps behind names"),
+        pytest.param("0 3 * * 3/2", "01-01 12:00", ["01-02 03:00", "01-07 03:00", "01-09 03:00"], id="steps from a day to the week's end"),
         pytest.param("*/20 9-10 * * *", "01-01 09:30", ["01-01 09:40", "01-01 10:00", "01-01 10:20", "01-01 10:40", "01-02 09:00"], id="steps and ranges"),
     ],
 )  # fmt: skip
@@ -192,14 +196,42 @@ def test_a_clock_that_is_set_back_repeats_nothing(clock: Clock, desk: Desk) -> N
     assert len(due) == len(set(due)) == 62  # from 11:02 to 12:03
 
 
+@st.composite
+def cron_parts(draw: st.DrawFn, low: int, high: int) -> str:
+    """What may stand between two commas: some of it makes no sense."""
+    number = st.integers(max(low - 1, 0), high + 1).map(str)
+    word = st.sampled_from(["jan", "nov", "sun", "sat", "day", ""])
+    value = draw(number | word)
+    span = draw(st.sampled_from(["*", value, f"{value}-{draw(number | word)}"]))
+    return span + draw(st.just("") | st.integers(0, high + 1).map(lambda step: f"/{step}"))
+
+
+@given(st.tuples(*(
+    st.lists(cron_parts(low, high), min_size=1, max_size=2).map(",".join)
+    for low, high in ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+)).map(" ".join))  # fmt: skip
+def test_every_crontab_line_that_is_checked_can_be_planned(line: str) -> None:
+    """What `driftd check` finds nothing wrong with is a schedule to its source, and nothing else is."""
+    if mistake := next(cron_mistakes(line), ""):
+        with pytest.raises(ValueError, match=re.escape(mistake)):
+            cron(line)
+    else:
+        cron(line)
+
+
 @pytest.mark.parametrize(
     ("schedule", "why"),
     [
-        pytest.param(Schedule(cron="0 25 * * *"), "cannot be read", id="hour"),
-        pytest.param(Schedule(cron="0 3 * *"), "has 4 fields", id="fields"),
-        pytest.param(Schedule(cron="0 3 * * someday"), "no weekday", id="weekday"),
-        pytest.param(Schedule(cron="0 3 * * 8"), "no weekday", id="no eighth day"),
-        pytest.param(Schedule(cron="0 3 * * 1/0"), "no step", id="step"),
+        pytest.param(Schedule(cron="0 25 * * *"), "hour '25' cannot be read; it takes 0 to 23", id="hour"),
+        pytest.param(Schedule(cron="0 3 * *"), "of 4 fields", id="fields"),
+        pytest.param(
+            Schedule(cron="0 3 * * someday"),
+            "day of week 'someday' cannot be read; it takes 0 to 7 or sun to sat",
+            id="weekday",
+        ),
+        pytest.param(Schedule(cron="0 3 * * 8"), "day of week '8'", id="no eighth day"),
+        pytest.param(Schedule(cron="0 3 * * 1/0"), "day of week '1/0'", id="step"),
+        pytest.param(Schedule(cron="0 3 * nov-feb *"), "month 'nov-feb'", id="months do not go around"),
         pytest.param(Schedule(cron="0 3 * * *", timezone="Mars/Olympus"), "no time zone", id="zone"),
         pytest.param(Schedule(), "either", id="nothing"),
         pytest.param(Schedule(cron="0 3 * * *", every=timedelta(hours=1)), "either", id="both"),

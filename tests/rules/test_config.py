@@ -59,6 +59,7 @@ streams:
 schedules:
   s: {}
   t: {cron: "* *", every: 1m, timezone: Mars, start: soon}
+  u: {cron: "0 24 * * mon-fry"}
 channels:
   slack: {kind: slack}
 """
@@ -77,7 +78,12 @@ channels:
         "11:6: schedule t has a cron of 2 fields; crontab has five: minute hour day month weekday",
         "11:6: schedule t starts at 'soon', which is no ISO 8601 time",
         "11:6: schedule t has an unknown timezone 'Mars'",
-        "13:10: channel slack: kind slack needs a url",
+        "12:6: schedule u has a cron whose hour '24' cannot be read; it takes 0 to 23, `*`, ranges `a-b` and steps `/n`",
+        (
+            "12:6: schedule u has a cron whose day of week 'mon-fry' cannot be read; it takes 0 to 7 or sun to sat, `*`, "
+            "ranges `a-b` and steps `/n`"
+        ),
+        "14:10: channel slack: kind slack needs a url",
     ]
 
 
