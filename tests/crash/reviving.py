@@ -20,8 +20,9 @@ from daemon.core.errors import Unavailable
 
 STARTING = 0.3
 """Share of the lives that end before they can have answered."""
-LONGEST = 12.0
-"""Other lives go on for up to so many seconds after they have answered: time for a worker to start, and to do something."""
+LIFE = 7.0
+"""Mean seconds that other lives go on after they have answered, exponentially distributed: however slow the machine is,
+some last long enough for a worker to start and to do something."""
 READY_SECONDS = 60.0
 
 
@@ -47,7 +48,7 @@ def main(seed: str, told: str, *module: str) -> int:
                     if random.random() < STARTING:
                         return life.wait(random.uniform(0.0, 1.5))
                     _await_answer(life)
-                    return life.wait(random.uniform(0.0, LONGEST))
+                    return life.wait(random.expovariate(1 / LIFE))
                 except subprocess.TimeoutExpired:
                     life.kill()
                     life.wait()
