@@ -51,8 +51,8 @@ class Followed:
 
     @property
     def problem(self) -> str:
-        """What is wrong now, if anything."""
-        return next((problem for problem in self.problems.values() if problem), "")
+        """What is wrong now, if anything. May be asked from any thread."""
+        return next((problem for problem in list(self.problems.values()) if problem), "")
 
     def restore_heads(self, states: Mapping[str, bytes]) -> None:
         """Take up what the store says of the partitions."""

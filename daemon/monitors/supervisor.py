@@ -111,6 +111,10 @@ class Supervisor:
                     sums[key] = sums.get(key, 0) + value
         return shown
 
+    def problems(self) -> dict[str, str]:
+        """The streams with which something is wrong now, and what."""
+        return {name: stream.problem for name, stream in list(self._streams.items()) if stream.problem}
+
     def apply(self, monitors: Iterable[Monitor]) -> None:
         """From now on measure these. Windows of monitors that measure the same as before go on; others begin anew."""
         plans = stream_plans(self._config, monitors)
