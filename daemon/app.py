@@ -302,7 +302,7 @@ class App:
         """How it is doing, as JSON values; `ready` says whether a probe should be content."""
         standing, writer = self.writer.standing, self.writer
         sources = {kept.source.name: _health(kept.source) for kept in self._sources}
-        stuck = [kept.source.name for kept in self._sources if kept.stall.lasts]
+        stuck = [kept.source.name for kept in self._sources if kept.stall.lasts] + list(self._supervisor.stalled)
         return {
             "version": __version__,
             "ready": writer.failure is None and not writer.waiting and not stuck,

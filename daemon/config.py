@@ -127,6 +127,9 @@ class Stream(_Part):
     """kafka: labels, when they do not come with the predictions. Their records' timestamps place them in event time."""
     group: str = ""
     """kafka: the consumer group; default `driftd-NAME`."""
+    dead_letters: str = ""
+    """kafka: the topic that records go to which cannot be used, with reason and origin as headers; else they lie in files
+    at home. Privacy is applied."""
     format: Literal["json"] = "json"
     slice: Duration = timedelta(seconds=10)
     """kafka: event time is cut into slices, and windows are made of whole ones; `every` should be a multiple of it."""
@@ -366,8 +369,19 @@ def _topics(stream: Stream) -> Iterator[str]:
         yield "has a label_topic but fields.label does not name their label"
     if stream.topic and stream.topic == stream.label_topic:
         yield "has the same topic for predictions and labels"
+    yield from _letters(stream)
     if stream.slice < timedelta(milliseconds=100):
         yield "has slices of less than 100ms"
+
+
+def _letters(stream: Stream) -> Iterator[str]:
+    if stream.dead_letters and stream.kind == "files":
+        yield "has dead_letters, which are a topic, but is of kind files"
+    if stream.dead_letters and stream.dead_letters in {stream.topic, stream.label_topic}:
+        yield "would read its own dead letters"
+    for topic in filter(None, (stream.topic, stream.label_topic, stream.dead_letters)):
+        if not kafkaparts.is_topic(topic):
+            yield f"has a topic {topic!r}; {kafkaparts.TOPIC_NAMES}"
 
 
 def _names(fields: Fields) -> set[str]:

@@ -15,6 +15,7 @@ from daemon.documents import Where
 from daemon.parts import Duration, Part, Secret
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+TOPIC_NAMES = "a topic's name has letters, digits, dots, hyphens and underscores"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}")
 
 
@@ -70,6 +71,11 @@ class KafkaSource(Part):
     """Longest value of a record; a longer one cannot be read."""
 
 
+def is_topic(name: str) -> bool:
+    """Whether a topic may have this name."""
+    return _TOPIC.fullmatch(name) is not None and name not in {".", ".."}
+
+
 def contradictions(
     connections: Mapping[str, KafkaConnection], sources: Mapping[str, KafkaSource]
 ) -> Iterator[tuple[Where, str]]:
@@ -106,8 +112,8 @@ def _connection(connection: KafkaConnection) -> Iterator[str]:
 
 def _source(source: KafkaSource) -> Iterator[str]:
     for topic in (*source.topics, *filter(None, [source.dead_letters])):
-        if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
-            yield f"has a topic {topic!r}; a topic's name has letters, digits, dots, hyphens and underscores"
+        if not is_topic(topic):
+            yield f"has a topic {topic!r}; {TOPIC_NAMES}"
     if len(set(source.topics)) < len(source.topics):
         yield "has a topic twice"
     if source.dead_letters in source.topics:

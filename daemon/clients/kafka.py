@@ -173,6 +173,14 @@ class Consumer:
         """The offset behind the last committed record of each partition. An answer: the broker is there."""
         return self._offsets(self._kafka.end_offsets, partitions, timeout)
 
+    def written_after(self, partition: Partition, written: int, timeout: float | None = None) -> int | None:
+        """The first offset whose record was written after `written` (epoch ms, as the record says); None: there is none."""
+        limit = self._timeout_ms if timeout is None else int(timeout * 1000)
+        place = TopicPartition(*partition)
+        with named_errors("offsets"):
+            found = self._kafka.offsets_for_times({place: written + 1}, timeout_ms=limit).get(place)
+        return None if found is None else int(found.offset)
+
     def partitions(self, topic: str) -> frozenset[Partition]:
         """The topic's partitions, as of the last refresh; none when there is no such topic."""
         numbers = self._kafka._cluster.partitions_for_topic(topic) or ()  # noqa: SLF001 - the public one asks the broker

@@ -102,10 +102,16 @@ class SliceMonitor(StreamMeasures):
 
     def _complete(self, topic: str) -> int:
         """Up to which time all partitions of a topic are complete."""
-        heads = [parts.head for parts in self._of(topic) if parts.head is not None]
+        heads = self._heads(topic)
         if not heads or len(heads) < max(head.of for head in heads):
             return BEFORE
         return min(head.complete for head in heads)
+
+    def _heads(self, topic: str) -> list[Head]:
+        """Of the partitions that the topic has: one that was made anew may have fewer than the one before."""
+        heads = [parts.head for parts in self._of(topic) if parts.head is not None]
+        first = next((head for head in heads if head.partition == 0), None)
+        return [] if first is None else [head for head in heads if first.is_of(head.topic_id)]
 
     def _next(self, of: Iterable[_Parts], complete: int) -> SliceTimes | None:
         found = (times for parts in of for times in parts.slices if times[1] <= complete)
@@ -274,8 +280,7 @@ class SliceMonitor(StreamMeasures):
         return True
 
     def _is_idle(self, topic: str) -> bool:
-        heads = [parts.head for parts in self._of(topic)]
-        return self._complete(topic) > BEFORE and all(head is not None and head.idle for head in heads)
+        return self._complete(topic) > BEFORE and all(head.idle for head in self._heads(topic))
 
     def _head(self) -> dict[str, Any]:
         return {**super()._head(), "last": self._last, "joined": self._joined_to}

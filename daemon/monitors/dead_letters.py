@@ -1,5 +1,7 @@
 """Where what cannot be used is kept: records as JSON lines with position and reason, files as a link or copy with a note.
 
+Records of a topic go to the stream's dead-letter topic where it has one; what that does not take lies in a file all the same.
+
 A letter's name derives from the file and record that it is about, so reading the same thing again after a crash writes
 the same letter, not a second one. Privacy is applied: what it forbids to store is not stored here either.
 
@@ -13,13 +15,15 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from daemon.clients.kafka_errors import Partition
+from daemon.clients.kafka_letters import Letter
 from daemon.core.problems import Problem
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.privacy import redact
@@ -30,15 +34,18 @@ LETTERS = 10_000
 COPY_BYTES = 64 << 20
 """A larger file is not copied: its note says where it lies."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SendLetters = Callable[[Sequence[Letter]], Sequence[str]]
+"""Sends letters to the stream's dead-letter topic: why each was not sent, empty for those that are there."""
 NAMED = 20
 """Most problems with a position of their own per chunk; the others share one, and all are in the letter."""
 
 
 class DeadLetters:
-    """The dead letters of one stream."""
+    """The dead letters of one stream. `send` is wanted where it has a topic for them."""
 
-    def __init__(self, plan: StreamPlan) -> None:
+    def __init__(self, plan: StreamPlan, send: SendLetters | None = None) -> None:
         self._plan = plan
+        self._send = send
         self._folder = Path(plan.dead_letters)
         self._waiting: dict[Path, bytes | str] = {}
         """Letters without room: their content, or the file to be copied."""
@@ -76,16 +83,24 @@ class DeadLetters:
             )
         return tuple(named)
 
-    def positions(self, partition: str, malformed: Sequence[Malformed]) -> tuple[Problem, ...]:
-        """Keep the malformed records of a partition, one letter each: how a log is cut into batches is not to be seen."""
+    def positions(
+        self, partition: tuple[str, int], malformed: Sequence[Malformed], records: Mapping[int, tuple[bytes, int]]
+    ) -> tuple[Problem, ...]:
+        """Keep the malformed records of a partition, one letter each: how a log is cut into batches is not to be seen.
+
+        `records`: value and timestamp of each, by offset.
+        """
         problems: list[Problem] = []
-        for record in malformed:
-            where = f"{partition}@{record.where}"
+        for record, refused in zip(malformed, self._refused(partition, malformed, records), strict=True):
+            where = f"{partition[0]}/{partition[1]}@{record.where}"
+            if refused == "":
+                problems.append(Problem("record", where, record.reason, f"topic {self._plan.dead_letter_topic}"))
+                continue
             line = {"record": where, "reason": record.reason, **self._raw(record.raw)}
-            letter, lost = self._write(
-                f"{partition.replace('/', '-')}-{record.where}.json", orjson.dumps(line, default=str)
-            )
-            problems.append(Problem("record", where, record.reason + lost, letter))
+            name = f"{partition[0]}-{partition[1]}-{record.where}.json"
+            letter, lost = self._write(name, orjson.dumps(line, default=str))
+            told = f" (dead-letter topic {self._plan.dead_letter_topic} does not take it: {refused})" if refused else ""
+            problems.append(Problem("record", where, record.reason + told + lost, letter))
         if len(problems) <= NAMED:
             return tuple(problems)
         more = f"this and {len(problems) - NAMED - 1} more of the records behind it cannot be used"
@@ -97,6 +112,20 @@ class DeadLetters:
         if note and not self._plan.privacy:
             lost += self._copy(path)
         return Problem("file", path, reason + lost, note)
+
+    def _refused(
+        self, partition: tuple[str, int], malformed: Sequence[Malformed], records: Mapping[int, tuple[bytes, int]]
+    ) -> Sequence[str | None]:
+        """Why the topic has not taken each, empty for those that it has; None where there is no topic."""
+        if self._send is None or not self._plan.dead_letter_topic:
+            return [None for _ in malformed]
+        letters: list[Letter] = []
+        for one in malformed:
+            value, timestamp = records.get(one.where, (b"", -1))
+            if self._plan.privacy:
+                value = orjson.dumps(self._raw(one.raw), default=str)
+            letters.append(Letter(Partition(*partition), one.where, timestamp, one.reason, value))
+        return self._send(letters)
 
     def _line(self, path: str, record: Malformed) -> dict[str, Any]:
         return {"file": path, "line": record.where, "reason": record.reason, **self._raw(record.raw)}

@@ -3,83 +3,47 @@
 What a partition's progress is, the store says: on assignment the daemon is asked for it, and the log is read from there. A
 partition that another member has moved meanwhile is refused (Fenced) and taken up anew. Partitions that are far ahead of the
 slowest pause, so that what waits to be put together stays bounded.
+
+Nothing is passed over in silence: records that are gone before they were read (retention, a topic that was made anew, a log
+that its brokers have cut) or cannot be decoded are a `source.gap`, stored with the progress behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from daemon.core.errors import BadInput, ClientError
-from daemon.core.problems import Problem
+from daemon.clients.kafka_errors import OffsetsGone, Partition, Unreadable
+from daemon.clients.kafka_places import Gap, Place
+from daemon.clients.kafka_stepping import TRIES
+from daemon.core.errors import BadInput, ClientError, Unavailable
+from daemon.core.events import Event
 from daemon.intake import Batch
 from daemon.monitors.batches import batch_frame
 from daemon.monitors.decoding import JsonFormat
 from daemon.monitors.frames import Frame
+from daemon.monitors.grouplog import GroupLog, OpenLog, PartitionName
 from daemon.monitors.held import FAULTS
 from daemon.monitors.partition import Champions, PartitionMonitor, Portion
 from daemon.monitors.plan import Champion, StreamPlan
 from daemon.monitors.session import CHECKPOINT_S, Times
 from daemon.monitors.slices import BEFORE, Head
 from daemon.monitors.statekeys import head_key
+from daemon.monitors.values import instant
 
 AHEAD = 60
 """A partition pauses when it is so many slices ahead of the slowest."""
 POLL_S = 0.05
 """How long a poll waits for records."""
-RETRY_S = 1.0
-"""Between two looks at a broker that does not answer, and between looks for idle partitions."""
-
-PartitionName = tuple[str, int]
-"""Topic and number."""
-
-
-class GroupLog(Protocol):
-    """The logs of some topics, as a member of a consumer group reads them. All raise ClientError when there is no answer."""
-
-    def poll(self, seconds: float) -> Mapping[PartitionName, Portion]:
-        """The next records of the partitions that are not paused; waits for some at most so long.
-
-        Assignments and revocations happen in here, and newly assigned partitions are paused.
-        """
-        ...
-
-    def seek(self, name: PartitionName, offset: int) -> int:
-        """Read a partition from here on, or from the first record that is there when this offset is not; from which one."""
-        ...
-
-    def pause(self, names: Sequence[PartitionName]) -> None:
-        """Bring nothing of these for a while."""
-        ...
-
-    def resume(self, names: Sequence[PartitionName]) -> None:
-        """Go on with these."""
-        ...
-
-    def ends(self, names: Sequence[PartitionName]) -> Mapping[PartitionName, int]:
-        """The offsets behind the last records."""
-        ...
-
-    def partitions(self, topic: str) -> int:
-        """How many partitions a topic has; 0 when it is not there."""
-        ...
-
-    def mark(self, offsets: Mapping[PartitionName, int]) -> None:
-        """Tell the group how far was read; only for tools that show lag, so errors are nobody's business."""
-        ...
-
-    def close(self) -> None:
-        """Leave the group."""
-        ...
-
-
-OpenLog = Callable[
-    [StreamPlan, Callable[[Sequence[PartitionName]], None], Callable[[Sequence[PartitionName]], None]], GroupLog
-]
-"""Joins the group of a stream; told are the partitions that came and those that went."""
+RETRY_S, LONGEST_S = 1.0, 15.0
+"""The first pause after a broker that did not answer; it doubles up to the other."""
+LOOK_S = 1.0
+"""How often the broker is asked how far its logs go: which partitions are idle, and how far we are behind."""
+ANSWER_S = 1.5
+"""How long that question may hold up the reading."""
 
 
 @dataclass(slots=True)
@@ -112,11 +76,18 @@ class GroupSession:
         """What the batch under way says of its partitions."""
         self._under_way = False
         self._rows = 0
-        self._stored_at = self._looked_at = times.monotonic()
+        self._stored_at = self._looked_at = self._answered_at = times.monotonic()
         self._retry_at = 0.0
+        self._pause = RETRY_S
         self._far = self._tail = BEFORE
         self._notes: list[str] = []
-        self._problems: list[Problem] = []
+        self._gaps: dict[str, Event] = {}
+        """To be stored with the progress behind them."""
+        self._ends: dict[PartitionName, int] = {}
+        self._wrong = ""
+        """What the last look has found."""
+        self._unreadable = 0
+        """How often in a row a batch could not be decoded."""
 
     def champion(self, model: str, champion: Champion) -> None:
         """From now on rows of this version are measured, against this reference."""
@@ -152,7 +123,7 @@ class GroupSession:
     def fenced(self) -> None:
         """Somebody else has moved a partition of the batch under way: ask the store again."""
         self._under_way = False
-        self._problems.clear()
+        self._gaps.clear()
         self._ask_again([name for name in self._sent if name in self._owned])
 
     def step(self) -> tuple[bool, Frame | None]:
@@ -161,11 +132,9 @@ class GroupSession:
         if not self._is_full():
             try:
                 busy = self._read()
-                self.problem = ""
+                self.problem = self._wrong
             except ClientError as error:
-                self.problem = str(error)
-                self._retry_at = self._times.monotonic() + RETRY_S
-                self._leave()
+                return True, self._failed(error)
         if self._wanted:
             wanted, self._wanted = self._wanted, []
             return True, Frame("want", {"stream": self.plan.name, "partitions": wanted})
@@ -188,14 +157,45 @@ class GroupSession:
             "open_slices": sum(monitor.open_slices for monitor in monitors),
         }
 
+    def places(self) -> dict[str, Any]:
+        """`topics`: how many partitions each has; `partitions`: those of this worker, each with topic, partition, offset and
+        lag (the records behind the offset; None where that is not known).
+        """
+        found: list[dict[str, Any]] = []
+        for (topic, number), owned in self._owned.items():
+            head = owned.monitor.head if owned.monitor is not None else None
+            end = self._ends.get((topic, number))
+            lag = None if head is None or end is None or self._log is None else max(end - head.offset, 0)
+            found.append({"topic": topic, "partition": number, "offset": head and head.offset, "lag": lag})
+        log, topics = self._log, filter(None, (self.plan.predictions, self.plan.labels))
+        counts = {} if log is None else {topic: log.partitions(topic) for topic in topics}
+        return {"topics": counts, "partitions": found}
+
     def close(self) -> None:
         """Leave the group; what is not stored is forgotten."""
         self._leave()
+
+    def _failed(self, error: ClientError) -> Frame | None:
+        """The broker does not do what is asked of it: tell, and try again later. What was read until now is to be stored."""
+        self.problem = str(error)
+        if isinstance(error, Unreadable):
+            self._unreadable += 1
+            if self._unreadable >= TRIES:
+                self._step_over(error.why)
+        frame = None
+        if not self._under_way and self._changed() and self._kept():
+            frame = self._checkpoint()
+        self._retry_at = self._times.monotonic() + self._pause
+        self._pause = min(self._pause * 2, LONGEST_S)
+        self._leave()
+        return frame
 
     def _leave(self) -> None:
         """A reader that failed is of no use any more: another one joins, and asks the store where to begin."""
         self._owned.clear()
         self._wanted.clear()
+        self._ends.clear()
+        self._gaps.clear()
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -218,29 +218,40 @@ class GroupSession:
 
     def _read(self) -> bool:
         if self._log is None:
+            self._answered_at = self._times.monotonic()
             self._log = self._open_log(self.plan, self._assigned, self._revoked)
-        came = self._log.poll(POLL_S)
+        try:
+            came = self._log.poll(POLL_S)
+        except OffsetsGone as gone:
+            self._seek_again(self._log, gone)
+            return True
         now = self._times.monotonic()
+        anew = self._find_other_topics(self._log)
         for name, portion in came.items():
             owned = self._owned.get(name)
-            if owned is None or owned.monitor is None:
+            if owned is None or owned.monitor is None or name[0] in anew:
                 continue
-            owned.came_at = now
-            self._rows += len(portion.values)
-            if owned.monitor.head.offset < owned.careful:
-                _one_by_one(owned.monitor, portion)
-                continue
-            try:
-                owned.monitor.add(portion)
-            except FAULTS as error:  # what it has done to the sums is not known: begin anew, and carefully
-                self._notes.append(f"{name[0]}/{name[1]}: a batch cannot be measured ({type(error).__name__}: {error})")
-                self._careful[name] = portion.next
-                self._ask_again([name])
+            self._add(name, owned, portion, now)
         self._pace(self._log)
-        if now - self._looked_at >= RETRY_S:
+        if now - self._looked_at >= LOOK_S:
             self._looked_at = now
-            self._close_idle(self._log, now)
+            self._look(self._log, now)
         return bool(came)
+
+    def _add(self, name: PartitionName, owned: _Owned, portion: Portion, now: float) -> None:
+        assert owned.monitor is not None
+        owned.came_at = now
+        self._unreadable = 0
+        self._rows += len(portion.values)
+        if owned.monitor.head.offset < owned.careful:
+            _one_by_one(owned.monitor, portion)
+            return
+        try:
+            owned.monitor.add(portion)
+        except FAULTS as error:  # what it has done to the sums is not known: begin anew, and carefully
+            self._notes.append(f"{name[0]}/{name[1]}: a batch cannot be measured ({type(error).__name__}: {error})")
+            self._careful[name] = portion.next
+            self._ask_again([name])
 
     def _pace(self, log: GroupLog) -> None:
         """Pause what is too far ahead of the slowest partition, and let the others go on."""
@@ -254,20 +265,98 @@ class GroupSession:
                 owned.paused = ahead
                 owned.came_at = self._times.monotonic()
 
-    def _close_idle(self, log: GroupLog, now: float) -> None:
-        """Close the slices of partitions to whose end was read, and that have brought nothing for a while."""
-        quiet = {
-            name: owned.monitor
-            for name, owned in self._owned.items()
-            if owned.monitor is not None and not owned.paused and now - owned.came_at >= self.plan.idle
-            and (not owned.monitor.head.idle or owned.monitor.head.frontier.closed < self._far)
-        }  # fmt: skip
-        if not quiet:
+    def _look(self, log: GroupLog, now: float) -> None:
+        """Ask the broker how far its logs go. That it answers is the health; what lies between is the lag."""
+        monitors = dict(self._monitors())
+        try:
+            self._wrong = self._missing(log)
+            self._ends = dict(log.ends(list(monitors), ANSWER_S))
+        except Unavailable:
+            if now - self._answered_at > log.timeout:
+                raise
+            self._wrong = f"the broker has not answered within {ANSWER_S:g} s"
+            self._ends.clear()
             return
-        ends = log.ends(list(quiet))
-        for name, monitor in quiet.items():
-            if ends.get(name, -1) <= monitor.head.offset:
+        self._answered_at = self._times.monotonic()
+        self._pause = RETRY_S
+        for name, monitor in monitors.items():
+            if self._is_quiet(name, now) and self._ends.get(name, -1) <= monitor.head.offset:
                 monitor.close(self._far)
+
+    def _is_quiet(self, name: PartitionName, now: float) -> bool:
+        """Whether a partition has brought nothing for a while, and may have slices that are open for want of it."""
+        owned = self._owned[name]
+        if owned.monitor is None or owned.paused or now - owned.came_at < self.plan.idle:
+            return False
+        return not owned.monitor.head.idle or owned.monitor.head.frontier.closed < self._far
+
+    def _missing(self, log: GroupLog) -> str:
+        topics = [topic for topic in (self.plan.predictions, self.plan.labels) if topic]
+        asked = [topic for topic in topics if not log.partitions(topic)]
+        if not self._owned and not asked:
+            asked = topics[:1]  # nothing is ours, so nothing else would tell whether the broker is there
+        missing = [topic for topic in asked if not log.exists(topic)]
+        return f"there is no topic {', '.join(missing)}: create it, or correct config.yaml" if missing else ""
+
+    # -- where there is nothing to read any more
+
+    def _seek_again(self, log: GroupLog, gone: OffsetsGone) -> None:
+        """Places that are not in the log: say what is lost, and go on where there is something."""
+        for name, monitor in list(self._monitors()):
+            if Partition(*name) in gone.partitions:
+                self._go_on(log, name, monitor)
+
+    def _find_other_topics(self, log: GroupLog) -> frozenset[str]:
+        """Topics that were deleted and made anew, and may be full enough that our place is in them: their ids tell.
+
+        What a poll brought of them is not added: it is read again from the start.
+        """
+        ids = {topic: log.topic_id(topic) for topic in {topic for topic, _ in self._owned}}
+        anew: set[str] = set()
+        for name, monitor in list(self._monitors()):
+            if not monitor.head.is_of(ids[name[0]]) and name[1] < log.partitions(name[0]):
+                anew.add(name[0])
+                self._go_on(log, name, monitor)
+        return frozenset(anew)
+
+    def _go_on(self, log: GroupLog, name: PartitionName, monitor: PartitionMonitor) -> None:
+        head = monitor.head
+        place, gap = log.seek(name, Place(head.topic_id, head.offset), head.written)
+        self._move(name, monitor, place, gap)
+        if self._owned[name].paused:
+            log.pause([name])
+
+    def _move(self, name: PartitionName, monitor: PartitionMonitor, place: Place, gap: Gap | None) -> None:
+        assert self._log is not None
+        monitor.move(place.offset, place.topic_id, max(1, self._log.partitions(name[0])))
+        if gap is not None:
+            self._tell(gap, monitor)
+            self._careful.pop(name, None)
+            self._owned[name].careful = -1
+
+    def _step_over(self, why: str) -> None:
+        """Batches that could not be decoded so often in a row never will be: go on behind them."""
+        assert self._log is not None
+        for name, monitor in self._monitors():
+            head = monitor.head
+            try:
+                offset = self._log.behind(name, head.offset)
+            except ClientError as error:
+                self.problem = str(error)
+                return
+            if offset is not None:
+                before, after = Place(head.topic_id, head.offset), Place(head.topic_id, offset)
+                gap = Gap(Partition(*name), before, after, f"a batch in the log cannot be decoded: {why}")
+                self._move(name, monitor, after, gap)
+                self._unreadable = 0
+
+    def _tell(self, gap: Gap, monitor: PartitionMonitor) -> None:
+        event = gap.event("stream", self.plan.name, instant(self._times.now()), monitor.head.base)
+        self._gaps[event.id] = event
+
+    def _monitors(self) -> Iterator[tuple[PartitionName, PartitionMonitor]]:
+        """The partitions that are read."""
+        return ((name, owned.monitor) for name, owned in self._owned.items() if owned.monitor is not None)
 
     # -- partitions come and go
 
@@ -286,27 +375,19 @@ class GroupSession:
         self._wanted += [name for name in names if name not in self._wanted]
 
     def _take_up(self, log: GroupLog, name: PartitionName, stored: Mapping[str, bytes]) -> None:
-        of = max(1, log.partitions(name[0]))
-        head = Head(*name, 0, of=of)
-        if head_key(head) in stored:
-            head = replace(Head.from_json(orjson.loads(stored[head_key(head)])), of=of)
+        head = Head(*name, 0)
+        known = stored.get(head_key(head))
+        if known is not None:
+            head = Head.from_json(orjson.loads(known))
         fields = self.plan.label_columns if name[0] == self.plan.labels else self.plan.columns
         decoder = JsonFormat(fields, self.plan.numbers)
-        monitor = PartitionMonitor(self.plan, self._champions, head, stored, decoder)
-        offset = log.seek(name, head.offset)
-        if offset != head.offset:
-            if head_key(head) in stored:
-                self._gap(name, head.offset, offset)
-            monitor.skip(offset)
+        send = log.send if self.plan.dead_letter_topic else None
+        monitor = PartitionMonitor(self.plan, self._champions, head, stored, decoder, send)
+        before = None if known is None else Place(head.topic_id, head.offset)
+        place, gap = log.seek(name, before, head.written)
         self._owned[name] = _Owned(monitor, self._times.monotonic(), careful=self._careful.get(name, -1))
+        self._move(name, monitor, place, gap)
         log.resume([name])
-
-    def _gap(self, name: PartitionName, start: int, there: int) -> None:
-        where = f"{name[0]}/{name[1]}@{start}"
-        why = f"{there - start} records were gone before they were read: the topic keeps them too short"
-        if there < start:
-            why = f"the log ends before this offset: the topic was made anew or cut; it is read from {there} on"
-        self._problems.append(Problem("record", where, why))
 
     # -- storing
 
@@ -323,15 +404,16 @@ class GroupSession:
         batch = Batch(
             progress=tuple(progress for progress, _, _ in parts),
             states=tuple(write for _, writes, _ in parts for write in writes),
-            problems=(*(problem for _, _, problems in parts for problem in problems), *self._problems),
+            problems=tuple(problem for _, _, problems in parts for problem in problems),
+            events=tuple(self._gaps.values()),
         )
-        self._problems = []
+        self._gaps.clear()
         self._under_way = True
         self._stored_at = self._times.monotonic()
         self._sent = {name: monitor.head.offset for name, monitor in monitors.items()}
         rows, self._rows = self._rows, 0
         frame = batch_frame(self.plan.name, rows, batch)
-        heads = [[m.head.topic, m.head.partition, m.head.of, m.head.complete] for m in monitors.values()]
+        heads = [monitor.head.standing() for monitor in monitors.values()]
         return replace(frame, body={**frame.body, "role": "partitions", "heads": heads})
 
 

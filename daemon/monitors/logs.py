@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from daemon.clients.kafka import Consumer, Reading, Record
 from daemon.clients.kafka_errors import OffsetsGone, Partition
+from daemon.clients.kafka_letters import Letter, LetterTopic
+from daemon.clients.kafka_places import CUT, Gap, Place, gap_of
+from daemon.clients.kafka_stepping import Stepper
 from daemon.kafkaparts import KafkaConnection
-from daemon.monitors.group import PartitionName
+from daemon.monitors.grouplog import PartitionName
 from daemon.monitors.partition import Portion
 from daemon.monitors.plan import StreamPlan
 
@@ -24,18 +28,29 @@ class KafkaLog:
 
     def __init__(self, plan: StreamPlan, came: Told, went: Told) -> None:
         self._came, self._went = came, went
+        self._plan = plan
         self._next: dict[Partition, int] = {}
         """What comes next of the partitions that are read."""
-        self._consumer = Consumer(connection(plan.broker), plan.name, plan.group, READING)
+        self._cut: dict[Partition, int | None] = {}
+        """Partitions whose log was cut, and where known up to which offset it is the one that was read."""
+        self._connection = connection(plan.broker)
+        self._letters = LetterTopic(self._connection, plan.name, plan.dead_letter_topic)
+        self._consumer = Consumer(self._connection, plan.name, plan.group, READING)
         self._consumer.subscribe([topic for topic in (plan.predictions, plan.labels) if topic])
+
+    @property
+    def timeout(self) -> float:
+        """See GroupLog."""
+        return self._connection.timeout.total_seconds()
 
     def poll(self, seconds: float) -> Mapping[PartitionName, Portion]:
         """See GroupLog."""
         try:
             polled = self._consumer.poll(RECORDS, seconds)
-        except OffsetsGone as error:  # the store's place is not in the log: whoever asks for it again is told the first
-            self._came(list(map(_name, error.partitions)))
-            return {}
+        except OffsetsGone as gone:
+            if gone.cut:
+                self._cut |= {partition: gone.ends.get(partition) for partition in gone.partitions}
+            raise
         if polled.lost:
             self._went(list(map(_name, polled.lost)))
         if polled.gained:
@@ -49,16 +64,22 @@ class KafkaLog:
         self._next = positions
         return portions
 
-    def seek(self, name: PartitionName, offset: int) -> int:
+    def seek(self, name: PartitionName, before: Place | None, written: int) -> tuple[Place, Gap | None]:
         """See GroupLog."""
         partition = Partition(*name)
+        topic_id = self._consumer.topic_id(partition.topic)
         first = self._consumer.starts([partition])[partition]
         end = self._consumer.ends([partition])[partition]
-        there = offset if first <= offset <= end else first
-        self._consumer.seek(partition, there)
-        self._consumer.place({partition: there})
-        self._next[partition] = there
-        return there
+        gap: Gap | None = None
+        there = Place(topic_id, first)
+        if before is not None:
+            gap = self._gap(partition, before, topic_id, (first, end), written)
+            there = Place(topic_id, before.offset) if gap is None else gap.after
+        self._cut.pop(partition, None)
+        self._consumer.seek(partition, there.offset)
+        self._consumer.place({partition: there.offset})
+        self._next[partition] = there.offset
+        return there, gap
 
     def pause(self, names: Sequence[PartitionName]) -> None:
         """See GroupLog."""
@@ -68,14 +89,30 @@ class KafkaLog:
         """See GroupLog."""
         self._consumer.resume([Partition(*name) for name in names])
 
-    def ends(self, names: Sequence[PartitionName]) -> Mapping[PartitionName, int]:
+    def ends(self, names: Sequence[PartitionName], seconds: float) -> Mapping[PartitionName, int]:
         """See GroupLog."""
-        found = self._consumer.ends([Partition(*name) for name in names])
+        found = self._consumer.ends([Partition(*name) for name in names], seconds)
         return {_name(partition): end for partition, end in found.items()}
 
     def partitions(self, topic: str) -> int:
         """See GroupLog."""
         return len(self._consumer.partitions(topic))
+
+    def topic_id(self, topic: str) -> str:
+        """See GroupLog."""
+        return self._consumer.topic_id(topic)
+
+    def exists(self, topic: str) -> bool:
+        """See GroupLog."""
+        return self._consumer.exists([topic])[topic]
+
+    def behind(self, name: PartitionName, offset: int) -> int | None:
+        """See GroupLog."""
+        return Stepper(self._connection, self._plan.name).behind(Partition(*name), offset)
+
+    def send(self, letters: Sequence[Letter]) -> Sequence[str]:
+        """See GroupLog."""
+        return self._letters.send(letters)
 
     def mark(self, offsets: Mapping[PartitionName, int]) -> None:
         """See GroupLog."""
@@ -84,6 +121,26 @@ class KafkaLog:
     def close(self) -> None:
         """See GroupLog."""
         self._consumer.close()
+        self._letters.close()
+
+    def _gap(
+        self, partition: Partition, before: Place, topic_id: str, there: tuple[int, int], written: int
+    ) -> Gap | None:
+        """What is lost when reading goes on from this place in a log that goes from the first to the last of `there`.
+
+        What is read again of a log that was cut would be measured again: rows have no memory of their ids. So reading goes
+        on where the log is known to be another one, else behind the newest record that was read, by the times of writing.
+        """
+        gap = gap_of(partition, before, topic_id, *there)
+        if gap is None and partition in self._cut:
+            gap = Gap(partition, before, Place(topic_id, before.offset), CUT)
+        if gap is None or gap.why != CUT:
+            return gap
+        known = self._cut.get(partition)
+        if known is None:
+            found = None if written < 0 else self._consumer.written_after(partition, written)
+            known = there[1] if found is None else found
+        return replace(gap, after=Place(topic_id, min(max(known, there[0]), there[1])))
 
 
 def open_log(plan: StreamPlan, came: Told, went: Told) -> KafkaLog:

@@ -19,8 +19,8 @@ from daemon.core.problems import Problem
 from daemon.core.reference import Reference
 from daemon.intake import Progress, StateWrite
 from daemon.monitors.arrow import NO_TIME
-from daemon.monitors.dead_letters import DeadLetters
-from daemon.monitors.decoding import Format
+from daemon.monitors.dead_letters import DeadLetters, SendLetters
+from daemon.monitors.decoding import LONGEST, Format
 from daemon.monitors.held import Held, hold
 from daemon.monitors.join import sampled
 from daemon.monitors.partials import LabelRows, PaneKey, Partial, WaitingRows
@@ -51,6 +51,15 @@ class Portion:
     """When each was written, as its record says, in ms since 1970."""
     next: int
     """The offset behind all that the poll brought."""
+
+    def records(self, which: Sequence[Malformed]) -> dict[int, tuple[bytes, int]]:
+        """Value and timestamp of the records that are meant, by offset."""
+        offsets = np.asarray(self.offsets, dtype=np.int64)
+        at = np.searchsorted(offsets, [one.where for one in which]).tolist()
+        return {self.offsets[row]: (self.values[row], self.timestamps[row]) for row in at if row < len(self.offsets)}
+
+
+_NOTHING = Portion((), (), (), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +111,20 @@ class PartitionMonitor:
     """Sums one partition. `stored`: the blobs of its open slices, by their state keys."""
 
     def __init__(
-        self, plan: StreamPlan, champions: Champions, head: Head, stored: Mapping[str, bytes], made: Format
+        self,
+        plan: StreamPlan,
+        champions: Champions,
+        head: Head,
+        stored: Mapping[str, bytes],
+        made: Format,
+        send: SendLetters | None = None,
     ) -> None:
         self._plan = plan
         self._content: Literal["predictions", "labels"] = "labels" if head.topic == plan.labels else "predictions"
         self._champions = champions
         self._format = made
         self._slicing = Slicing(plan.slice_us, plan.lateness_us if self._content == "predictions" else 0)
-        self.letters = DeadLetters(plan)
+        self.letters = DeadLetters(plan, send)
         """No progress may be stored while some of them wait for room."""
         self.head = head
         self._stored = head.position
@@ -122,6 +137,8 @@ class PartitionMonitor:
                     self._open[partial.start, partial.end] = partial
         self._changed: dict[tuple[int, int], Partial] = {}
         self._problems: dict[tuple[str, str, str], Problem] = {}
+        self._portion = _NOTHING
+        """What is being summed."""
         self.refresh()
 
     @property
@@ -136,28 +153,34 @@ class PartitionMonitor:
 
     def add(self, portion: Portion) -> None:
         """Sum the next records."""
+        self._portion = portion
+        written = portion.timestamps[-1] if portion.timestamps else self.head.written
+        portion = self._short(portion)
         offsets = np.asarray(portion.offsets, dtype=np.int64)
-        written = np.asarray(portion.timestamps, dtype=np.int64) * 1000
+        times = np.asarray(portion.timestamps, dtype=np.int64) * 1000
         pieces = self._format.decode(portion.values, portion.offsets) if portion.values else []
         for raw in pieces:
-            landed = written[np.searchsorted(offsets, np.asarray(raw.lines, dtype=np.int64))]
+            landed = times[np.searchsorted(offsets, np.asarray(raw.lines, dtype=np.int64))]
             if self._content == "labels":
                 self._label(raw, landed)
             else:
                 self._predict(raw, landed)
         frontier = self.head.frontier
         complete = max(self.head.complete, frontier.complete(self._slicing))
-        self.head = replace(self.head, offset=portion.next, complete=complete, idle=False)
+        self.head = replace(self.head, offset=portion.next, complete=complete, idle=False, written=written)
+        self._portion = _NOTHING
         self._forget_complete()
 
-    def skip(self, offset: int) -> None:
-        """What lies before this offset is gone."""
-        self.head = replace(self.head, offset=offset)
+    def move(self, offset: int, topic_id: str, of: int) -> None:
+        """Go on at this offset of this topic, which has `of` partitions: what lies before it is gone, or was read."""
+        self.head = replace(self.head.move(offset, topic_id), of=of)
 
     def reject(self, value: bytes, offset: int, reason: str) -> None:
         """The next record cannot be measured."""
+        self._portion = Portion((value,), (offset,), (self.head.written,), offset + 1)
         self._letter((Malformed(offset, reason, value),))
         self.head = replace(self.head, offset=offset + 1, idle=False)
+        self._portion = _NOTHING
 
     def close(self, time: int) -> None:
         """Nothing came for a while: close the slices up to `time`, and those that have rows."""
@@ -187,12 +210,26 @@ class PartitionMonitor:
 
     # -- rows
 
+    def _short(self, portion: Portion) -> Portion:
+        """The portion without the values that are too long; each of them is malformed, however the log is portioned."""
+        if not portion.values or max(map(len, portion.values)) <= LONGEST:
+            return portion
+        reason = f"the value is longer than {LONGEST >> 20} MiB"
+        fit: list[tuple[bytes, int, int]] = []
+        for value, offset, timestamp in zip(portion.values, portion.offsets, portion.timestamps, strict=True):
+            if len(value) <= LONGEST:
+                fit.append((value, offset, timestamp))
+            else:
+                self._letter((Malformed(offset, reason, value),))
+        values, offsets, timestamps = zip(*fit, strict=True) if fit else ((), (), ())
+        return Portion(values, offsets, timestamps, portion.next)
+
     def _predict(self, raw: Raw, landed: Integers) -> None:
         rows, malformed = predictions(raw, self._plan, LogClock(landed, self.head.frontier))
         self._letter((*raw.malformed, *malformed))
         times = rows.batch.times
         judged, frontier = self.head.frontier.judge(times, self._slicing)
-        positions = (rows.lines << _PARTITION_BITS) | self.head.partition
+        positions = ((rows.lines + self.head.base) << _PARTITION_BITS) | self.head.partition
         rows = replace(rows, batch=replace(rows.batch, positions=positions))
         late = int(judged.late.sum())
         self.head = replace(self.head, frontier=frontier, rows=self.head.rows + rows.count, late=self.head.late + late)
@@ -312,7 +349,9 @@ class PartitionMonitor:
         bad = sorted(malformed, key=lambda one: one.where)
         if bad:
             self.head = replace(self.head, malformed=self.head.malformed + len(bad))
-        for problem in self.letters.positions(self.head.name, bad):
+        if not bad:
+            return
+        for problem in self.letters.positions((self.head.topic, self.head.partition), bad, self._portion.records(bad)):
             self._problem(problem)
 
     def _problem(self, problem: Problem) -> None:

@@ -63,6 +63,8 @@ class StreamPlan:
     """... which are complete so many seconds behind their end."""
     group: str = ""
     """kafka: the consumer group."""
+    dead_letter_topic: str = ""
+    """kafka: where records go that cannot be used; empty: into the folder."""
     broker: Mapping[str, Any] = field(default_factory=dict)
     """kafka: how to reach it."""
     remember: float = 86_400.0
@@ -195,6 +197,7 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         slice=_seconds(stream.slice),
         lateness=_seconds(stream.lateness),
         group=stream.group or f"driftd-{name}",
+        dead_letter_topic=stream.dead_letters,
         remember=_seconds(stream.remember),
         broker=_broker(config.kafka[stream.connection]) if stream.kind == "kafka" else {},
     )

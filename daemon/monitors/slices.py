@@ -93,11 +93,17 @@ class Head:
     dropped: int = 0
     """Sampled rows and labels that there was no room for."""
     closures: tuple[tuple[int, int], ...] = ()
-    """(offset, time): before this offset was read, slices up to this time were closed because nothing came."""
+    """(place, time): before what lies at this place was read, slices up to this time were closed because nothing came."""
     closed: int = 0
     """Closures so far: each moves the progress by one, as each record does."""
     idle: bool = False
     """Nothing has come since the last closure."""
+    topic_id: str = ""
+    """Tells the topic from another one of its name; empty where the broker does not say."""
+    base: int = 0
+    """What lies before offset 0: a topic that is made anew counts from 0 again, and places never repeat nor go back."""
+    written: int = -1
+    """When the last record that was read had been written, as it says (ms since 1970); -1: not known."""
 
     @property
     def name(self) -> str:
@@ -105,23 +111,47 @@ class Head:
         return f"{self.topic}/{self.partition}"
 
     @property
+    def place(self) -> int:
+        """Of the next row, among all that the partition ever had."""
+        return self.base + self.offset
+
+    @property
     def position(self) -> int:
         """Its progress in the store."""
-        return self.offset + self.closed
+        return self.place + self.closed
+
+    def is_of(self, topic_id: str) -> bool:
+        """Whether it is a partition of this topic, as far as that is known."""
+        return not self.topic_id or not topic_id or self.topic_id == topic_id
+
+    def move(self, offset: int, topic_id: str) -> Head:
+        """Go on at this offset of this topic, which may be another one of the same name."""
+        base = (
+            self.base
+            if self.is_of(topic_id) and offset >= self.offset
+            else self.base + max(self.offset - offset, 0) + 1
+        )
+        return replace(self, offset=offset, base=base, topic_id=topic_id or self.topic_id)
 
     def close(self, time: int) -> Head:
         """Nothing came for a while: slices up to `time` are closed. The same again changes nothing."""
         if self.idle and time <= self.frontier.closed:
             return self
         frontier = replace(self.frontier, closed=max(self.frontier.closed, time))
-        earlier = tuple(closure for closure in self.closures if closure[0] != self.offset)
+        earlier = tuple(closure for closure in self.closures if closure[0] != self.place)
         return replace(
             self, frontier=frontier, complete=max(self.complete, time), closed=self.closed + 1, idle=True,
-            closures=(*earlier, (self.offset, frontier.closed))[-CLOSURES:],
+            closures=(*earlier, (self.place, frontier.closed))[-CLOSURES:],
         )  # fmt: skip
 
+    def standing(self) -> list[Any]:
+        """For frames: see `followed.Standing`."""
+        return [
+            self.topic, self.partition, self.of, self.complete, self.topic_id, self.frontier.watermark, self.written,
+        ]  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
-        """For the store, and for frames."""
+        """For the store."""
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**shown, "frontier": [self.frontier.watermark, self.frontier.closed]}
 

@@ -26,7 +26,7 @@ from daemon.core.problems import Problem
 from daemon.intake import Batch, Cursor, Intake
 from daemon.monitors.batches import batch_of
 from daemon.monitors.champions import Champions
-from daemon.monitors.followed import Followed
+from daemon.monitors.followed import Followed, Standing
 from daemon.monitors.frames import Frame
 from daemon.monitors.plan import Champion, StreamPlan, stream_plans
 from daemon.monitors.process import WorkerProcess
@@ -34,6 +34,7 @@ from daemon.monitors.slots import Slot
 from daemon.monitors.statekeys import part_prefix
 from daemon.points import OnPoint, Point, no_point
 from daemon.sources.base import Health
+from daemon.sources.stalls import STALLED
 
 PARTITION, WINDOWS = "0", "windows"
 """Under which partition the progress of a stream's windows is stored: of files, and of topics."""
@@ -101,15 +102,25 @@ class Supervisor:
         """The workers' process ids."""
         return tuple(slot.worker.pid for slot in self._slots if slot.worker is not None)
 
-    def figures(self) -> dict[str, dict[str, int]]:
-        """Per stream how much its sessions keep, and what had to be given up; of partitions, the sum over the workers."""
-        shown: dict[str, dict[str, int]] = {}
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Per stream how much its sessions keep, and what had to be given up; of partitions, the sum over the workers.
+
+        And what is wrong with it, and how far it is: see `Followed.shown`.
+        """
+        now = self._clock()
+        shown: dict[str, dict[str, Any]] = {}
         for name, stream in list(self._streams.items()):
             sums = shown[name] = {}
             for figures in list(stream.figures.values()):
                 for key, value in figures.items():
                     sums[key] = sums.get(key, 0) + value
+            sums |= stream.shown(now)
         return shown
+
+    @property
+    def stalled(self) -> tuple[str, ...]:
+        """The streams (`stream:NAME`) that have not reached their broker for long, as the store knows."""
+        return tuple(f"stream:{name}" for name, stream in list(self._streams.items()) if stream.ails_told)
 
     def problems(self) -> dict[str, str]:
         """The streams with which something is wrong now, and what."""
@@ -193,6 +204,8 @@ class Supervisor:
                     return  # of one that was replaced
                 if frame is None:
                     slot.replace(worker.why())
+                    for stream in self._streams.values():
+                        stream.went(slot.number)
                     self._health = replace(self._health, problem=slot.problem)
                 else:
                     self._frame(intake, slot, frame)
@@ -207,6 +220,9 @@ class Supervisor:
                     if name in self._streams:
                         self._ails(intake, self._streams[name], (slot.number, role), problem)
                         self._streams[name].figures[slot.number, role] = figures
+                for name, places in body.get("places", {}).items():
+                    if name in self._streams:
+                        self._streams[name].places[slot.number] = places
                 self._open_streams(intake)
             case "batch" if stream is not None:
                 self._store(intake, slot, stream, frame)
@@ -223,10 +239,11 @@ class Supervisor:
                 self._reported(intake, body)
 
     def _ails(self, intake: Intake, stream: Followed, who: tuple[int, str], problem: str) -> None:
-        """What is wrong with the folders of a stream is stored when it is new: nothing in them may be passed over silently."""
+        """What is wrong with a stream's folders or topics is stored when it is new: nothing is passed over silently."""
         before, stream.problems[who] = stream.problems.get(who), problem
-        if problem and problem != before and who[1] == "files":
-            self._problem_stored(intake, Problem("file", f"stream:{stream.plan.name}", problem))
+        if problem and problem != before and who[1] != "windows":
+            kind = "file" if who[1] == "files" else "kafka"
+            self._problem_stored(intake, Problem(kind, f"stream:{stream.plan.name}", problem))
 
     def _unmeasurable(self, intake: Intake, slot: Slot, stream: Followed, body: Mapping[str, Any]) -> None:
         """A file is given up; a slice that cannot be measured is kept, and nothing goes on behind it."""
@@ -272,7 +289,8 @@ class Supervisor:
         if (name, "windows") in home.open:
             home.tell("parts", {**_windows(name), "kept": body["kept"], "dropped": body["dropped"]}, frame.blobs)
         before = stream.frontier
-        stream.heads |= {(topic, number): (of, complete) for topic, number, of, complete in body["heads"]}
+        for head in body["heads"]:
+            stream.stand(Standing(*head))
         far, tail = stream.frontier
         if (far, tail) == before:
             return
@@ -392,9 +410,13 @@ class Supervisor:
         return next(streams, self._champions.problem)
 
     def _watch(self, intake: Intake) -> None:
-        """Report the streams that bring nothing although they should, once each."""
+        """Report the streams that bring nothing although they should, or do not reach their broker, once each."""
         now = self._clock()
         for stream in self._streams.values():
+            stream.look(now)
+            if stream.ails_since is not None and now - stream.ails_since >= STALLED and not stream.ails_told:
+                self._submit(intake, Batch(events=(stream.unreached(now),)))
+                stream.ails_told = True
             limit = self._config.streams[stream.plan.name].stalled
             if limit is None or now - stream.brought < limit or stream.told == stream.brought:
                 continue

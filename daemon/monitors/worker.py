@@ -100,7 +100,10 @@ class Worker:
             if self._times.monotonic() - self._alive_at >= ALIVE_S:
                 self._alive_at = self._times.monotonic()
                 told = [[*name, session.problem, session.figures()] for name, session in self._sessions.items()]
-                self._tell(Frame("alive", {"sessions": told}))
+                places = {
+                    name[0]: one.places() for name, one in self._sessions.items() if isinstance(one, GroupSession)
+                }
+                self._tell(Frame("alive", {"sessions": told, "places": places}))
         for session in self._sessions.values():
             session.close()
 

@@ -108,3 +108,21 @@ kafka:
         "7:17: environment variable NOBODY is not set",
         f"8:17: secret file {tmp_path / 'none'} cannot be read: No such file or directory",
     ]
+
+
+def test_a_stream_of_topics_that_contradicts_itself(tmp_path: Path) -> None:
+    """Dead letters that it would read itself, topics that cannot be, and a topic for a stream of files."""
+    text = """\
+home: state
+kafka:
+  main: {bootstrap: ["k:1"]}
+streams:
+  a: {kind: kafka, connection: main, predictions: a, topic: x, dead_letters: x, fields: {id: id, features: {}}}
+  b: {kind: kafka, connection: main, predictions: b, topic: "sp ace", fields: {id: id, features: {}}}
+  c: {predictions: c, dead_letters: y, fields: {id: id, features: {}}}
+"""
+    assert said(tmp_path, text) == [
+        "5:6: stream a would read its own dead letters",
+        "6:6: stream b has a topic 'sp ace'; a topic's name has letters, digits, dots, hyphens and underscores",
+        "7:6: stream c has dead_letters, which are a topic, but is of kind files",
+    ]
