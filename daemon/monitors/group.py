@@ -84,6 +84,8 @@ class GroupSession:
         self._gaps: dict[str, Event] = {}
         """To be stored with the progress behind them."""
         self._ends: dict[PartitionName, int] = {}
+        self._fault = ""
+        """How reading failed; it counts until the broker has answered again, and what could not be decoded is read."""
         self._wrong = ""
         """What the last look has found."""
         self._unreadable = 0
@@ -132,7 +134,7 @@ class GroupSession:
         if not self._is_full():
             try:
                 busy = self._read()
-                self.problem = self._wrong
+                self.problem = self._fault or self._wrong
             except ClientError as error:
                 return True, self._failed(error)
         if self._wanted:
@@ -177,7 +179,7 @@ class GroupSession:
 
     def _failed(self, error: ClientError) -> Frame | None:
         """The broker does not do what is asked of it: tell, and try again later. What was read until now is to be stored."""
-        self.problem = str(error)
+        self.problem = self._fault = str(error)
         if isinstance(error, Unreadable):
             self._unreadable += 1
             if self._unreadable >= TRIES:
@@ -278,7 +280,8 @@ class GroupSession:
             self._ends.clear()
             return
         self._answered_at = self._times.monotonic()
-        self._pause = RETRY_S
+        if not self._unreadable:
+            self._fault, self._pause = "", RETRY_S
         for name, monitor in monitors.items():
             if self._is_quiet(name, now) and self._ends.get(name, -1) <= monitor.head.offset:
                 monitor.close(self._far)
