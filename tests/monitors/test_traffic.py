@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.core.events import LATENCY_EDGES_MS
 from daemon.monitors import units
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.rows import join_hashes
+from daemon.monitors.traffic import Units
 from daemon.monitors.units import UnitSet
 from tests.monitors.lab import CAR_LOAN, Row, car_loan, champion, drain, land, measure, plan
 
@@ -127,3 +131,37 @@ def test_a_unit_set_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found) <= 4 * 64
     assert found.known(hashes[-150:]).all()
     assert not found.known(hashes[:500]).any()
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 5), st.booleans(), st.floats(0, 100), st.integers(-1, 3), st.integers(0, 10**6)),
+    max_size=20,
+    unique_by=lambda request: request[4],
+)  # fmt: skip
+
+
+def of(requests: list[tuple[int, bool, float, int, int]]) -> Units:
+    """Requests of one partition and slice as their units: each once, by its first request."""
+    found: dict[int, tuple[int, bool, float, int, int]] = {}
+    for unit, failed, ms, code, place in sorted(requests, key=lambda request: request[4]):
+        first = found.get(unit, (unit, False, -np.inf, code, place))
+        found[unit] = (unit, first[1] or failed, max(first[2], ms), first[3], first[4])
+    columns = list(zip(*(found[unit] for unit in sorted(found)), strict=True)) or [()] * 5
+    kinds = (np.uint64, np.bool_, np.float64, np.int64, np.int64)
+    return Units(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+
+
+@given(requests=REQUESTS, share=st.integers(1, 4))
+def test_whose_request_was_first_is_told_by_its_place(
+    requests: list[tuple[int, bool, float, int, int]], share: int
+) -> None:
+    """However requests are spread over partitions and in whichever order those are joined: the units of all of them."""
+    parts = [of([one for one in requests if one[4] % share == number]) for number in range(share)]
+    whole = of(requests)
+
+    for order in (parts, parts[::-1]):
+        joined = order[0]
+        for part in order[1:]:
+            joined = joined.joined(part)
+        for name in ("hashes", "failed", "slowest", "codes", "firsts"):
+            assert getattr(joined, name).tolist() == getattr(whole, name).tolist()
