@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-from daemon import kafkaparts, sourceparts
+from daemon import kafkaparts, payloadparts, sourceparts
 from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
 from daemon.kafkaparts import KafkaConnection, KafkaSource
 from daemon.parts import Duration, Part, Secret, value_of
+from daemon.payloadparts import Kserve, PayloadHook
 from daemon.sourceparts import AnySource, Schedule, StorageSource
 from daemon.webparts import Web, WebConfig, clashes
 
@@ -77,12 +78,14 @@ class Hook(_Part):
 
 
 class WebhookConfig(_Part):
-    """Where webhooks listen; no hooks, no listener."""
+    """Where webhooks listen; no hooks and no streams, no listener."""
 
     host: str = "127.0.0.1"
     port: int = 8802
     hooks: dict[str, Hook] = {}
     max_bytes: int = 1_000_000
+    streams: dict[str, PayloadHook] = {}
+    """Streams that KServe's payload logger posts to."""
 
 
 FeatureKind = Literal["number", "category"]
@@ -130,7 +133,11 @@ class Stream(_Part):
     dead_letters: str = ""
     """kafka: the topic that records go to which cannot be used, with reason and origin as headers; else they lie in files
     at home. Privacy is applied."""
-    format: Literal["json"] = "json"
+    format: Literal["json", "kserve"] = "json"
+    """kserve: requests and responses as KServe's payload logger sends them, paired by id. Of files: lines of CloudEvents in
+    structured mode, as `webhook: streams:` writes them; of topics: as Knative writes them. Labels are JSON all the same."""
+    kserve: Kserve | None = None
+    """format kserve: more about it."""
     slice: Duration = timedelta(seconds=10)
     """kafka: event time is cut into slices, and windows are made of whole ones; `every` should be a multiple of it."""
     lateness: Duration = timedelta(seconds=5)
@@ -313,6 +320,11 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
     yield from kafkaparts.contradictions(config.kafka, config.topics)
+    shapes = {
+        name: (one.kind, one.format, any(level != "keep" for level in one.privacy.values()))
+        for name, one in config.streams.items()
+    }
+    yield from payloadparts.contradictions(config.webhook.streams, shapes)
     for name, message in clashes(_addresses(config)):
         yield (*name.split("."), "port"), message
     if config.retention.predictions is not None and config.retention.predictions < timedelta(days=1):
@@ -327,7 +339,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
 def _addresses(config: Config) -> dict[str, tuple[str, int]]:
     parts = {
         "platform.gateway": config.platform.gateway if config.models else None,
-        "webhook": config.webhook if config.webhook.hooks else None,
+        "webhook": config.webhook if config.webhook.hooks or config.webhook.streams else None,
         "web": config.web,
     }
     return {name: (part.host, part.port) for name, part in parts.items() if part is not None}
@@ -346,7 +358,7 @@ def _streams(config: Config) -> Iterator[tuple[Where, str]]:
         for field in stream.privacy:
             if field not in _names(stream.fields):
                 yield ("streams", name, "privacy", field), f"stream {name} has no field {field}"
-        for message in _topics(stream):
+        for message in (*_topics(stream), *_format(stream)):
             yield ("streams", name), f"stream {name} {message}"
         if stream.kind == "kafka" and stream.connection not in config.kafka:
             hint = did_you_mean(stream.connection, config.kafka)
@@ -372,6 +384,12 @@ def _topics(stream: Stream) -> Iterator[str]:
     yield from _letters(stream)
     if stream.slice < timedelta(milliseconds=100):
         yield "has slices of less than 100ms"
+
+
+def _format(stream: Stream) -> Iterator[str]:
+    roles: dict[str, Any] = stream.fields.model_dump(exclude={"features"})
+    features = {f"features {name}": name for name in stream.fields.features}
+    yield from payloadparts.wrong_with_format(stream.kserve, stream.format == "kserve", {**roles, **features})
 
 
 def _letters(stream: Stream) -> Iterator[str]:
@@ -442,5 +460,9 @@ def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]
     kafka = {name: kafkaparts.filled(connection, name, filled) for name, connection in config.kafka.items()}
     for name, connection in kafka.items():
         found.extend(document.mistake(where, wrong) for where, wrong in kafkaparts.missing_files(connection, name))
-    webhook = config.webhook.model_copy(update={"hooks": hooks})
+    posted = {
+        name: hook.model_copy(update={"token": filled(hook.token, ("webhook", "streams", name, "token"))})
+        for name, hook in config.webhook.streams.items() if hook.token is not None
+    }  # fmt: skip
+    webhook = config.webhook.model_copy(update={"hooks": hooks, "streams": {**config.webhook.streams, **posted}})
     return config.model_copy(update={"webhook": webhook, "channels": channels, "kafka": kafka}), found

@@ -30,6 +30,8 @@ from daemon.monitors.statekeys import is_part
 from daemon.monitors.traffic import Seen, few
 from daemon.monitors.windows import PaneSlice, sample_rows
 
+_COUNTS = ("rows", "late", "malformed", "dropped", "unpaired")
+"""Of the partitions' heads."""
 SliceTimes = tuple[int, int]
 """Event time [start, end), µs."""
 
@@ -65,6 +67,8 @@ class SliceMonitor(StreamMeasures):
         for key, blob in states.items():
             _, topic, partition, what, *times = key.split("/")
             parts = self._parts.setdefault((topic, int(partition)), _Parts(None, {}))
+            if what == "halves":
+                continue  # that is its owner's
             if what == "head":
                 parts.head = None if blob is None else Head.from_json(orjson.loads(blob))
             elif blob is None:
@@ -91,7 +95,7 @@ class SliceMonitor(StreamMeasures):
             **super().figures(),
             "slices": sum(len(parts.slices) for parts in self._parts.values()),
             "held": sum(len(rows.hashes) for rows in self._held_rows.values()),
-            **{name: sum(getattr(head, name) for head in heads) for name in ("rows", "late", "malformed", "dropped")},
+            **{name: sum(getattr(head, name) for head in heads) for name in _COUNTS},
         }
 
     # -- which slice is next

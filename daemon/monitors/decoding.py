@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from daemon.core.columns import Integers
 from daemon.monitors.records import Malformed, Raw, by_field
 
 FEW = 64
@@ -31,15 +32,37 @@ _NO_JSON = re.compile(rb"[:\[,]\s*-?(?:NaN|Inf)")
 
 
 class Format(Protocol):
-    """How the values of a topic are written."""
+    """How the values of a topic are written. It may remember some of them, which follows from the log alone too."""
 
-    def decode(self, values: Sequence[bytes], lines: Sequence[int]) -> list[Raw]:
-        """The records as columns, in their order, in one piece or several; `lines`: their offsets."""
+    @property
+    def unpaired(self) -> int:
+        """What was given up since the log began because what belongs to it never came."""
+        ...
+
+    def decode(self, values: Sequence[bytes], lines: Sequence[int], landed: Integers | None, /) -> list[Raw]:
+        """The records as columns, in their order, in one piece or several.
+
+        `lines`: their offsets; `landed`: when each was written (µs since 1970), for formats that remember.
+        """
+        ...
+
+    def idle(self) -> None:
+        """Nothing came for a while: give up what waits for something."""
+        ...
+
+    def state(self) -> bytes:
+        """What it remembers, to be stored with the progress behind it; empty when that is nothing."""
+        ...
+
+    def complaints(self) -> list[str]:
+        """What was given up since the last call, and why."""
         ...
 
 
 class JsonFormat:
-    """One JSON object per value."""
+    """One JSON object per value. It remembers nothing."""
+
+    unpaired = 0
 
     def __init__(self, fields: Sequence[str], numbers: frozenset[str]) -> None:
         self._fields = tuple(fields)
@@ -49,7 +72,7 @@ class JsonFormat:
         }
         self._dotted = [orjson.dumps(name) for name in fields if "." in name]
 
-    def decode(self, values: Sequence[bytes], lines: Sequence[int]) -> list[Raw]:
+    def decode(self, values: Sequence[bytes], lines: Sequence[int], _: Integers | None = None, /) -> list[Raw]:
         """See Format."""
         if len(values) <= FEW:
             return [self._one_by_one(values, lines)]
@@ -60,6 +83,17 @@ class JsonFormat:
             return [found]
         half = len(values) // 2
         return [*self.decode(values[:half], lines[:half]), *self.decode(values[half:], lines[half:])]
+
+    def idle(self) -> None:
+        """See Format."""
+
+    def state(self) -> bytes:
+        """See Format."""
+        return b""
+
+    def complaints(self) -> list[str]:
+        """See Format."""
+        return []
 
     def _at_once(self, values: Sequence[bytes], lines: Sequence[int]) -> Raw | None:
         """All of them by arrow; None when some are not what they should be."""

@@ -23,7 +23,7 @@ from daemon.core.errors import BadInput, ClientError, Unavailable
 from daemon.core.events import Event
 from daemon.intake import Batch
 from daemon.monitors.batches import batch_frame
-from daemon.monitors.decoding import JsonFormat
+from daemon.monitors.formats import format_of
 from daemon.monitors.frames import Frame
 from daemon.monitors.grouplog import GroupLog, OpenLog, PartitionName
 from daemon.monitors.held import FAULTS
@@ -382,8 +382,7 @@ class GroupSession:
         known = stored.get(head_key(head))
         if known is not None:
             head = Head.from_json(orjson.loads(known))
-        fields = self.plan.label_columns if name[0] == self.plan.labels else self.plan.columns
-        decoder = JsonFormat(fields, self.plan.numbers)
+        decoder = format_of(self.plan, head, stored)
         send = log.send if self.plan.dead_letter_topic else None
         monitor = PartitionMonitor(self.plan, self._champions, head, stored, decoder, send)
         before = None if known is None else Place(head.topic_id, head.offset)

@@ -15,6 +15,7 @@ from daemon.kafkaparts import KafkaConnection
 from daemon.monitors.grouplog import PartitionName
 from daemon.monitors.partition import Portion
 from daemon.monitors.plan import StreamPlan
+from daemon.sources.envelopes import is_event, line_of_record
 
 RECORDS = 20_000
 """Most records of a poll."""
@@ -57,12 +58,17 @@ class KafkaLog:
             self._came(list(map(_name, polled.gained)))
         positions = self._consumer.positions()
         portions = {
-            _name(partition): _portion(polled.records.get(partition, ()), position)
+            _name(partition): (_events if self._has_events(partition) else _portion)(
+                polled.records.get(partition, ()), position
+            )
             for partition, position in positions.items()
             if position != self._next.get(partition, -1)
         }
         self._next = positions
         return portions
+
+    def _has_events(self, partition: Partition) -> bool:
+        return self._plan.format == "kserve" and partition.topic == self._plan.predictions
 
     def seek(self, name: PartitionName, before: Place | None, written: int) -> tuple[Place, Gap | None]:
         """See GroupLog."""
@@ -160,6 +166,13 @@ def connection(broker: Mapping[str, Any]) -> KafkaConnection:
 
 def _name(partition: Partition) -> PartitionName:
     return partition.topic, partition.number
+
+
+def _events(records: Sequence[Record], position: int) -> Portion:
+    """Of records whose headers say what they are; such a one without a value is an event without a body."""
+    there = [record for record in records if record.value is not None or is_event(record.headers)]
+    values = [line_of_record(record.headers, record.value or b"") for record in there]
+    return Portion(values, [record.offset for record in there], [record.timestamp for record in there], position)
 
 
 def _portion(records: Sequence[Record], position: int) -> Portion:

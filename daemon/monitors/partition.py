@@ -28,7 +28,7 @@ from daemon.monitors.plan import Champion, ModelPlan, StreamPlan
 from daemon.monitors.records import Malformed, Raw
 from daemon.monitors.rows import Predictions, labels, predictions
 from daemon.monitors.slices import Frontier, Head, Judged, Slicing
-from daemon.monitors.statekeys import head_key, slice_key, slice_prefix
+from daemon.monitors.statekeys import halves_key, head_key, slice_key, slice_prefix
 from daemon.monitors.stream import groups, predicted
 from daemon.monitors.traffic import Seen
 from daemon.monitors.windows import sample_rows
@@ -158,7 +158,7 @@ class PartitionMonitor:
         portion = self._short(portion)
         offsets = np.asarray(portion.offsets, dtype=np.int64)
         times = np.asarray(portion.timestamps, dtype=np.int64) * 1000
-        pieces = self._format.decode(portion.values, portion.offsets) if portion.values else []
+        pieces = self._format.decode(portion.values, portion.offsets, times) if portion.values else []
         for raw in pieces:
             landed = times[np.searchsorted(offsets, np.asarray(raw.lines, dtype=np.int64))]
             if self._content == "labels":
@@ -168,6 +168,7 @@ class PartitionMonitor:
         frontier = self.head.frontier
         complete = max(self.head.complete, frontier.complete(self._slicing))
         self.head = replace(self.head, offset=portion.next, complete=complete, idle=False, written=written)
+        self._note_format()
         self._portion = _NOTHING
         self._forget_complete()
 
@@ -184,6 +185,8 @@ class PartitionMonitor:
 
     def close(self, time: int) -> None:
         """Nothing came for a while: close the slices up to `time`, and those that have rows."""
+        self._format.idle()
+        self._note_format()
         last = max((end for _, end in self._open), default=time)
         self.head = self.head.close(max(time, last))
         self._forget_complete()
@@ -203,6 +206,9 @@ class PartitionMonitor:
         progress = Progress(plan, head.name, self._stored, head.position)
         writes = [StateWrite(plan, slice_key(head, key), partial.to_bytes()) for key, partial in self._changed.items()]
         writes.append(StateWrite(plan, head_key(head), orjson.dumps(head.to_json())))
+        remembered = self._format.state()
+        if remembered:
+            writes.append(StateWrite(plan, halves_key(head), remembered))
         problems = list(self._problems.values())
         self._stored, self._is_new = head.position, False
         self._changed, self._problems = {}, {}
@@ -229,7 +235,7 @@ class PartitionMonitor:
         self._letter((*raw.malformed, *malformed))
         times = rows.batch.times
         judged, frontier = self.head.frontier.judge(times, self._slicing)
-        positions = ((rows.lines + self.head.base) << _PARTITION_BITS) | self.head.partition
+        positions = (self._places(rows) << _PARTITION_BITS) | self.head.partition
         rows = replace(rows, batch=replace(rows.batch, positions=positions))
         late = int(judged.late.sum())
         self.head = replace(self.head, frontier=frontier, rows=self.head.rows + rows.count, late=self.head.late + late)
@@ -242,6 +248,19 @@ class PartitionMonitor:
         if self._plan.labelled and rows.batch.records.label is not None:
             label = rows.batch.records.label
             self._keep_labels(LabelRows(rows.hashes, label), label.usable, judged)
+
+    def _places(self, rows: Predictions) -> Integers:
+        """Where each row lies among all of the partition: at its record, or, where one may have several rows, by number."""
+        if self._plan.format == "kserve":
+            return np.arange(self.head.rows, self.head.rows + rows.count, dtype=np.int64)
+        return rows.lines + self.head.base
+
+    def _note_format(self) -> None:
+        """What the format has given up."""
+        if self._format.unpaired != self.head.unpaired:
+            self.head = replace(self.head, unpaired=self._format.unpaired)
+        for why in self._format.complaints():
+            self._problem(Problem("record", self.head.name, why))
 
     def _label(self, raw: Raw, landed: Integers) -> None:
         came, malformed = labels(raw, self._plan)

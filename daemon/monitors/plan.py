@@ -16,6 +16,7 @@ from daemon.clients.completeness import Complete
 from daemon.config import Config, Fields, Model
 from daemon.core.monitors import FeatureKind, Monitor
 from daemon.kafkaparts import KafkaConnection
+from daemon.payloadparts import Kserve
 
 Privacy = Literal["keep", "hash", "drop"]
 Task = Literal["binary", "multiclass", "regression"]
@@ -69,6 +70,12 @@ class StreamPlan:
     """kafka: how to reach it."""
     remember: float = 86_400.0
     """files: how long the content of one that is gone is known."""
+    inputs: tuple[str, ...] = ()
+    """kserve: names of the input columns by position."""
+    component: str = "predictor"
+    """kserve: whose events count."""
+    within: float = 60.0
+    """kserve: how long halves wait for each other."""
 
     @property
     def slice_us(self) -> int:
@@ -79,6 +86,11 @@ class StreamPlan:
     def lateness_us(self) -> int:
         """`lateness` in µs."""
         return round(self.lateness * 1e6)
+
+    @property
+    def within_us(self) -> int:
+        """`within` in µs."""
+        return round(self.within * 1e6)
 
     @cached_property
     def kinds(self) -> dict[str, FeatureKind]:
@@ -173,6 +185,7 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
     models = {key: model for key, model in sorted(config.models.items()) if model.stream == name}
     if not models:
         return None
+    kserve = stream.kserve or Kserve()
     return StreamPlan(
         name=name,
         predictions=stream.topic or str(config.home / stream.predictions),
@@ -199,6 +212,9 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         group=stream.group or f"driftd-{name}",
         dead_letter_topic=stream.dead_letters,
         remember=_seconds(stream.remember),
+        inputs=kserve.inputs,
+        component=kserve.component,
+        within=_seconds(kserve.within),
         broker=_broker(config.kafka[stream.connection]) if stream.kind == "kafka" else {},
     )
 

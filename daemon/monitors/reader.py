@@ -17,7 +17,7 @@ from daemon.core.problems import Problem
 from daemon.intake import Batch, FileMark, Forgotten, GoneFile
 from daemon.monitors.dead_letters import DeadLetters
 from daemon.monitors.plan import StreamPlan
-from daemon.monitors.records import Raw, chunks
+from daemon.monitors.records import Raw, chunks, whole_lines
 
 Content = Literal["predictions", "labels"]
 
@@ -195,7 +195,7 @@ class FilesReader:
         if file.candidate.path in self._skipped:
             yield self._failed(file, BadInput(self._skipped.pop(file.candidate.path)))
             return
-        records = chunks(path, self._wanted(file.content), start)
+        records = self._records(path, file.content, start)
         try:
             ahead = next(records, None)
             if ahead is not None:
@@ -240,11 +240,22 @@ class FilesReader:
             content, candidate.path, _landed(candidate), None, (), (Problem("file", candidate.path, reason),), None
         )
 
+    def _records(self, path: Path, content: Content, start: int) -> Iterator[Raw]:
+        if self._is_lines(content):
+            return whole_lines(path, start)
+        return chunks(path, self._wanted(content), start)
+
+    def _is_lines(self, content: Content) -> bool:
+        """They are decoded where what was read before is known."""
+        return content == "predictions" and self._plan.format != "json"
+
     def _wanted(self, content: Content) -> tuple[str, ...]:
         return self._plan.columns if content == "predictions" else self._plan.label_columns
 
     def _require(self, content: Content, raw: Raw) -> None:
         f = self._plan.fields
+        if self._is_lines(content):
+            return
         needed = (f.id, f.time) if content == "predictions" else (f.id, f.label)
         absent = [field for field in needed if field and field not in raw.columns]
         if absent:

@@ -22,6 +22,8 @@ from daemon.core.errors import BadInput
 
 CHUNK = 10_000
 """Records per chunk: the unit in which a file is measured, and after which progress may be stored."""
+LINE = "line"
+"""The column of `whole_lines`."""
 _LINE = 8 << 20
 """Longest line in bytes; a longer one is a malformed record."""
 
@@ -52,6 +54,8 @@ class Raw:
     malformed: tuple[Malformed, ...]
     text: bool
     """Every value is text (CSV), so numbers are parsed."""
+    is_safe: bool = False
+    """The stream's privacy is applied already."""
 
     @property
     def count(self) -> int:
@@ -76,6 +80,23 @@ def chunks(path: Path, fields: Sequence[str], start: int = 0, size: int = CHUNK)
             yield from _csv(path, fields, start, size)
         else:
             raise BadInput(f"{path}: its name does not say what it is; expected .jsonl, .csv or .parquet")
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path}: cannot be read to its end ({str(error) or type(error).__name__})") from error
+
+
+def whole_lines(path: Path, start: int = 0, size: int = CHUNK) -> Iterator[Raw]:
+    """The lines of a file as they are, in the column LINE, for formats of their own. Otherwise as `chunks`."""
+    try:
+        with _open(path) as file:
+            lines = _numbered(file)
+            skipped = sum(1 for _ in itertools.islice(lines, start))
+            while batch := list(itertools.islice(lines, size)):
+                reason = f"the line is longer than {_LINE >> 20} MiB"
+                good = [(number, line) for number, line in batch if len(line) <= _LINE]
+                malformed = tuple(Malformed(number, reason, line) for number, line in batch if len(line) > _LINE)
+                columns = {LINE: [line for _, line in good]}
+                yield Raw(skipped, len(batch), columns, [number for number, _ in good], malformed, text=False)
+                skipped += len(batch)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path}: cannot be read to its end ({str(error) or type(error).__name__})") from error
 

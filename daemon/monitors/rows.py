@@ -102,7 +102,7 @@ class Labels:
 def predictions(raw: Raw, plan: StreamPlan, clock: RowClock) -> tuple[Predictions, list[Malformed]]:
     """The usable rows of `raw`, which has the id and time columns, and the records that are none."""
     f = plan.fields
-    columns = protect(raw.columns, plan)
+    columns = raw.columns if raw.is_safe else protect(raw.columns, plan)
     ids = names(columns[f.id])
     landed = np.broadcast_to(np.asarray(clock.landed, dtype=np.int64), raw.count)
     times = moments(columns[f.time]) if f.time else landed

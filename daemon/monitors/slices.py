@@ -102,6 +102,8 @@ class Head:
     """Tells the topic from another one of its name; empty where the broker does not say."""
     base: int = 0
     """What lies before offset 0: a topic that is made anew counts from 0 again, and places never repeat nor go back."""
+    unpaired: int = 0
+    """Requests and responses that never found each other (format kserve)."""
     written: int = -1
     """When the last record that was read had been written, as it says (ms since 1970); -1: not known."""
 

@@ -28,6 +28,11 @@ def slice_key(head: Head, slice_: tuple[int, int]) -> str:
     return f"{slice_prefix(head)}{slice_[0]}:{slice_[1]}"
 
 
+def halves_key(head: Head) -> str:
+    """What a partition's format remembers."""
+    return f"{part_prefix(head.topic, head.partition)}halves"
+
+
 def is_part(key: str) -> bool:
     """It is a partition's."""
     return key.startswith("part/")

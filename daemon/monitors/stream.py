@@ -19,9 +19,14 @@ from daemon.monitors.dead_letters import DeadLetters
 from daemon.monitors.join import Waiting, sampled
 from daemon.monitors.measure import SampleScores
 from daemon.monitors.measures import UNBEGUN, StreamMeasures
+from daemon.monitors.payloads.format import KServeFormat
 from daemon.monitors.plan import Champion, ModelPlan, StreamPlan
 from daemon.monitors.reader import Block
+from daemon.monitors.records import LINE, Malformed, Raw
 from daemon.monitors.rows import Clock, Labels, Predictions, labels, predictions
+
+HALVES = "halves"
+"""Under which key the store has the requests and responses that wait for each other (format kserve)."""
 
 
 class StreamMonitor(StreamMeasures):
@@ -33,6 +38,7 @@ class StreamMonitor(StreamMeasures):
         self._letters = DeadLetters(plan)
         self._rows: int = head.get("rows", 0)
         self._resume: Mapping[str, Any] | None = head.get("resume")
+        self._halves = KServeFormat(plan, states.get(HALVES, b"")) if plan.format == "kserve" else None
 
     @property
     def resume(self) -> Mapping[str, Any] | None:
@@ -44,6 +50,17 @@ class StreamMonitor(StreamMeasures):
         """Its dead letters: no progress may be stored while some of them wait for room."""
         return self._letters
 
+    @property
+    def is_open(self) -> bool:
+        """Some window has rows and is not closed, or some half of a prediction waits for the other one."""
+        return super().is_open or (self._halves is not None and self._halves.waiting > 0)
+
+    def figures(self) -> dict[str, int]:
+        """See StreamMeasures; and of halves."""
+        if self._halves is None:
+            return super().figures()
+        return {**super().figures(), "halves": self._halves.waiting, "unpaired": self._halves.unpaired}
+
     def process(self, block: Block, now: int) -> None:
         """Measure the next block; `now` in µs since 1970."""
         for problem in block.problems:
@@ -51,8 +68,9 @@ class StreamMonitor(StreamMeasures):
         self._marks.extend(block.marks)
         if block.raw is not None and block.content == "predictions":
             clock = Clock(block.landed, now, None if self._watermark == UNBEGUN else self._watermark)
-            rows, malformed = predictions(block.raw, self.plan, clock)
-            self._letter(block, malformed)
+            raw = self._decoded(block.raw, now)
+            rows, malformed = predictions(raw, self.plan, clock)
+            self._letter(block, (*(raw.malformed if raw is not block.raw else ()), *malformed))
             self._predicted(rows)
         elif block.raw is not None and self.plan.labelled:
             came, malformed = labels(block.raw, self.plan)
@@ -65,9 +83,25 @@ class StreamMonitor(StreamMeasures):
 
     def idle(self) -> None:
         """Nothing came for a while: close the open windows."""
+        if self._halves is not None:
+            self._halves.idle()
+            self._remember(self._halves)
         self._close_windows("idle")
         self._measured()
         self._moved(1)
+
+    def _decoded(self, raw: Raw, now: int) -> Raw:
+        """The rows of a block; lines of a format of its own are decoded."""
+        if self._halves is None:
+            return raw
+        (made,) = self._halves.decode(raw.columns[LINE], raw.lines, np.full(raw.count, now, np.int64))
+        self._remember(self._halves)
+        return made
+
+    def _remember(self, halves: KServeFormat) -> None:
+        self._journal.touch(HALVES, halves.state)
+        for why in halves.complaints():
+            self._complain(why)
 
     def _predicted(self, rows: Predictions) -> None:
         if rows.count == 0:
@@ -137,7 +171,7 @@ class StreamMonitor(StreamMeasures):
             return np.ones(rows.count, np.bool_)
         return rows.versions.equals(version)
 
-    def _letter(self, block: Block, malformed: Iterable[Any]) -> None:
+    def _letter(self, block: Block, malformed: Iterable[Malformed]) -> None:
         assert block.raw is not None
         for problem in self._letters.records(block.where, block.raw.start, (*block.raw.malformed, *malformed)):
             self._problem(problem)

@@ -15,8 +15,8 @@ from daemon.core.monitors import Monitor
 from daemon.core.problems import Problem
 from daemon.intake import Batch
 from daemon.monitors.closer import SliceMonitor
-from daemon.monitors.decoding import JsonFormat
 from daemon.monitors.evidence import Samples
+from daemon.monitors.formats import format_of
 from daemon.monitors.partition import Champions, PartitionMonitor, Portion
 from daemon.monitors.plan import Champion, ModelPlan, StreamPlan
 from daemon.monitors.slices import BEFORE, Head
@@ -110,8 +110,7 @@ class Owner:
         head = Head(*name, 0, of=sum(topic == name[0] for topic, _ in self._logs))
         if f"{prefix}head" in stored:
             head = Head.from_json(json.loads(stored[f"{prefix}head"]))
-        fields = self._plan.label_columns if name[0] == self._plan.labels else self._plan.columns
-        decoder = JsonFormat(fields, self._plan.numbers)
+        decoder = format_of(self._plan, head, stored)
         self.monitors[name] = PartitionMonitor(self._plan, self._champions, head, stored, decoder)
         return self.monitors[name]
 

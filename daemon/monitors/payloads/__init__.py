@@ -1,0 +1,1 @@
+"""Predictions as KServe's payload logger tells them: requests and responses, each a CloudEvent of its own."""
