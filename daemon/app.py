@@ -6,13 +6,13 @@ settle what was left open, and only then the sources that bring something new. N
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ import structlog
 
 from daemon import __version__
 from daemon.clients.registry import RegistryProcess
+from daemon.condition import STOPPING, Condition
 from daemon.config import Config
 from daemon.context import LiveContext, Services
 from daemon.control import Controls, ControlServer
@@ -41,13 +42,15 @@ from daemon.rulefiles import RuleFolder
 from daemon.running import Running
 from daemon.sources.base import Source
 from daemon.sources.mlflow import MlflowSource
+from daemon.sources.payloads import Posts
 from daemon.sources.schedule import ScheduleSource
-from daemon.sources.stalls import Stall
 from daemon.sources.storage import StorageSource
 from daemon.sources.webhook import WebhookSource
 from daemon.store.sqlite import SqliteStore
 from daemon.templates import load_templates
 from daemon.verbs import load_verbs
+from daemon.web.metrics import Metrics, Seen
+from daemon.web.server import WebServer
 from daemon.writer import Writer
 
 RELOAD_SECONDS = 1.0
@@ -59,15 +62,6 @@ LEAVE_SECONDS = 5.0
 def utc_now() -> datetime:
     """The one clock."""
     return datetime.now(UTC)
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A source and its thread."""
-
-    source: Source
-    thread: threading.Thread
-    stall: Stall
 
 
 class App:
@@ -102,11 +96,12 @@ class App:
         )
         self._dispatcher = Dispatcher(self.writer, self._verbs, self._context, on_point=on_point)
         self._supervisor = Supervisor(config, self._registry, clock, on_point)
+        self._condition = Condition(self.writer, self._supervisor, clock)
+        self._web = self._web_server()
         self._control = ControlServer(
             config.home, Controls(self.writer, self.status, self.reload, self.stop.set, clock)
         )
         self._reloading = threading.Lock()
-        self._sources: list[_Kept] = []
         self._threads: list[threading.Thread] = []
 
     # -- life
@@ -115,20 +110,24 @@ class App:
         """Start everything; when it returns, events are taken and rules decide."""
         self._make_folders()
         self.writer.start()
+        if self._web is not None:
+            web = self._web
+            self._thread("web", lambda: web.run(self.stop))
         self.reload(first=True)
         self._control.start()
         if self.config.models:
             self._registry.start()
         self._dispatcher.start()
-        for source in self._all_sources():
-            thread = threading.Thread(target=self._keep, args=(source,), name=source.name, daemon=True)
-            self._sources.append(_Kept(source, thread, Stall(source)))
-        for kept in self._sources:
-            kept.thread.start()
+        sources = self._all_sources()
+        for source in sources:
+            self._condition.watch(source)
+        for source in sources:
+            self._thread(source.name, functools.partial(self._keep, source))
         self._thread("rules", self._watch_rules)
         self._thread("serving", self._watch_serving)
-        self._thread("stalls", self._watch_stalls)
+        self._thread("stalls", lambda: self._condition.run(self.stop))
         self._thread("retention", lambda: self._retention.run(self.stop))
+        self._condition.phase = ""
         self._log.info("daemon.ready", epoch=self.writer.epoch, seq=self.writer.standing.seq, version=__version__)
 
     def wait(self) -> int:
@@ -141,12 +140,12 @@ class App:
     def close(self) -> None:
         """Stop in reverse: nothing new comes in, what is at work is settled, what is queued is stored."""
         self.stop.set()
+        self._condition.phase = STOPPING
         # Who waits for a full disk or a locked database is told to give up by the writer, further down, and not before.
         patience = 0.5 if self.writer.waiting else LEAVE_SECONDS
         until = time.monotonic() + patience
-        for thread in [*(kept.thread for kept in self._sources), *self._threads]:
-            if thread.ident is not None:
-                thread.join(max(until - time.monotonic(), 0.0))
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
         self._control.stop()
         self._dispatcher.stop(patience * 2)
         self._registry.stop()
@@ -176,12 +175,21 @@ class App:
             registry = MlflowSource(self._registry, config.models, config.registry.poll.total_seconds(), clock)
             sources.append(registry)
         sources.extend(ScheduleSource(name, entry, clock) for name, entry in config.schedules.items())
-        if config.webhook.hooks:
-            sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None))
+        posts = _posts(config, clock)
+        if config.webhook.hooks or posts is not None:
+            sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None, posts))
         sources.extend(_topics(config, clock))
         if config.streams:
             sources.append(self._supervisor)
         return sources
+
+    def _web_server(self) -> WebServer | None:
+        config = self.config
+        if config.web is None:
+            return None
+        verbs = frozenset(self._verbs)
+        seen = Seen(self._condition, self.writer, self._supervisor, self._store, config.store.path, verbs, self._clock)
+        return WebServer(config.web, self._condition, Metrics(seen))
 
     def _context(self, call: Call) -> Context:
         return LiveContext(self._services, call.run)
@@ -227,23 +235,6 @@ class App:
             except DaemonError as error:
                 self._log.warning("serving.unavailable", why=str(error))
             self.stop.wait(2.0)
-
-    def _watch_stalls(self) -> None:
-        while not self.stop.wait(5.0):
-            for kept in self._sources:
-                self._tell_stall(kept)
-
-    def _tell_stall(self, kept: _Kept) -> None:
-        """A source that does not reach its system is an event, once per stall."""
-        news = kept.stall.news(self._clock())
-        if news is None:
-            return
-        try:
-            self.writer.submit(Batch(events=(news,)))
-        except DaemonError as error:
-            self._log.warning("stall.not_stored", source=kept.source.name, why=str(error))
-            return
-        kept.stall.tell(news)
 
     def _report(self, problem: Problem) -> None:
         try:
@@ -299,29 +290,19 @@ class App:
         return self._rules.parse(orjson.loads(rows[0][0]))
 
     def status(self) -> Mapping[str, Any]:
-        """How it is doing, as JSON values; `ready` says whether a probe should be content."""
-        standing, writer = self.writer.standing, self.writer
-        sources = {kept.source.name: _health(kept.source) for kept in self._sources}
-        stuck = [kept.source.name for kept in self._sources if kept.stall.lasts] + list(self._supervisor.stalled)
-        return {
-            "version": __version__,
-            "ready": writer.failure is None and not writer.waiting and not stuck,
-            "epoch": writer.epoch,
-            "seq": standing.seq,
-            "recorded_at": standing.at.isoformat(),
-            "paused": standing.world.paused,
-            "rules": {"revision": writer.rules.revision, "count": len(writer.rules.rules)},
-            "queued": writer.queued,
-            "waiting": writer.waiting,
-            "audit": {"seq": standing.audit, "hash": standing.head},
-            "stalled": stuck,
-            "sources": sources,
-            "streams": self._supervisor.figures(),
-        }
+        """How it is doing, as JSON values: see Condition.status; and `web`: where that is told over HTTP."""
+        web = {} if self._web is None else {"web": self._web.status()}
+        return {**self._condition.status(), **web}
 
 
 def _problem_of(mistake: Mistake) -> Problem:
     return Problem("rule", f"{mistake.file}:{mistake.line}:{mistake.column}", mistake.message)
+
+
+def _posts(config: Config, clock: Callable[[], datetime]) -> Posts | None:
+    hooks = config.webhook.streams
+    folders = {name: config.home / config.streams[name].predictions for name in hooks}
+    return Posts(hooks, folders, clock) if hooks else None
 
 
 def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:
@@ -333,17 +314,6 @@ def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:
         KafkaSource(name, entry, config.kafka[entry.connection], config.home, clock)
         for name, entry in config.topics.items()
     ]
-
-
-def _health(source: Source) -> dict[str, Any]:
-    health = source.health()
-    return {
-        "alive_at": health.alive_at.isoformat() if health.alive_at else None,
-        "event_at": health.event_at.isoformat() if health.event_at else None,
-        "problem": health.problem,
-        "lag": health.lag,
-        "unread_at": health.unread_at.isoformat() if health.unread_at else None,
-    }
 
 
 def settle_garbage() -> None:

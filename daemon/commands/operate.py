@@ -119,9 +119,15 @@ def _print_status(told: Mapping[str, Any]) -> None:
     for name, value in daemon.items():
         if name == "sources" and isinstance(value, Mapping):
             rows += [(f"source {source}", _source(health)) for source, health in value.items()]
+        elif name == "streams" and isinstance(value, Mapping):
+            rows += [(f"stream {stream}", _stream(figures)) for stream, figures in value.items()]
+        elif name == "reasons" and isinstance(value, list):
+            rows += [("not ready", reason) for reason in value]
+        elif name == "web" and isinstance(value, Mapping):
+            rows.append((name, value.get("address") or value.get("problem") or "starts"))
         elif isinstance(value, Mapping):
             rows.append((name, ", ".join(f"{key} {item}" for key, item in value.items())))
-        elif name != "ready" and value != "":
+        elif name != "ready" and value not in ("", []):
             rows.append((name, ", ".join(map(str, value)) if isinstance(value, list) else value))
     for name, value in stored.items():
         if name == "live_runs":
@@ -140,6 +146,13 @@ def _source(health: Mapping[str, Any]) -> str:
     if not health.get("lag"):
         return alive
     return f"{alive}, {health['lag']} unread" + (f" since {health['unread_at']}" if health.get("unread_at") else "")
+
+
+def _stream(figures: Mapping[str, Any]) -> str:
+    told = {
+        name: value for name, value in figures.items() if not isinstance(value, Mapping) and value not in (None, "")
+    }
+    return str(told.get("problem") or ", ".join(f"{name} {value}" for name, value in told.items()) or "not open yet")
 
 
 def _pause(place: Workplace, word: Word) -> None:

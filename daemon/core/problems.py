@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+KINDS = ("record", "file", "rule", "config", "webhook", "kafka", "event", "worker", "registry")
+"""What kinds of problems there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that could not be used. The same problem again only counts up."""
 
     kind: str
-    """`record`, `file`, `rule`, `config`, `webhook`, `kafka`, `event`, `worker` or `registry`."""
+    """One of KINDS."""
     where: str
     """File and position, or the sender."""
     reason: str

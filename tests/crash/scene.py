@@ -227,6 +227,7 @@ def _config(scene: Scene) -> dict[str, Any]:
         "sources": {LANDING: {"path": LANDING, **listing}},
         "schedules": {TICK: {"every": f"{TICK_SECONDS}s", "misfire": "all"}},
         "webhook": {"port": scene.hook_port, "hooks": {HOOK: {"secret": {"file": "secret"}}}},
+        "web": {"port": 0},
         "streams": {
             LOAN: {
                 "predictions": "streams/loan/predictions", "labels": "streams/loan/labels", "horizon": "60d",

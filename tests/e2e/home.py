@@ -76,6 +76,7 @@ class Home:
             "home": "state", "rules": "rules", "templates": str(TEMPLATES),
             "registry": {"uri": "sqlite:///{home}/mlflow.db", "artifacts": "{home}/artifacts", "poll": "1s"},
             "platform": {"kind": "local", "gateway": gateway},
+            "web": {"port": 0},
             **config,
         }  # fmt: skip
         self.state.mkdir(parents=True, exist_ok=True)

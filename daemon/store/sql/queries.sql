@@ -260,3 +260,9 @@ INSERT INTO states (stream, key, blob) VALUES (?, ?, ?) ON CONFLICT (stream, key
 
 -- name: drop_state
 DELETE FROM states WHERE stream = ? AND key = ?;
+
+-- name: run_count
+SELECT state, count(*) FROM runs GROUP BY state;
+
+-- name: state_bytes
+SELECT stream, sum(length(blob)) FROM states GROUP BY stream;
