@@ -1,4 +1,4 @@
-"""Webhooks: signed CloudEvents at POST /hooks/NAME.
+"""Webhooks: signed CloudEvents at POST /hooks/NAME. (Beside them, on the same address: `payloads`, at /streams/NAME.)
 
 Answers: 202 once the events are durable, a repeat too (`fresh` says which were new) · 400 malformed, stored as a problem ·
 401 not signed, or not within the window · 404 no such hook · 408 the body came too slowly · 413 too large · 415 content
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from starlette.applications import Starlette
@@ -33,17 +33,14 @@ from daemon.listening import Listener
 from daemon.sources.base import Health
 from daemon.sources.cloudevents import Unsupported, event_of, read_request
 from daemon.sources.delivery import Pulse
+from daemon.sources.payloads import AT_MOST, Posts
+from daemon.sources.requests import Refusal, Seldom, body_of, busy
 from daemon.sources.signatures import is_signed, is_signed_by_mlflow
 
 AT_ONCE = 32
 """Most requests that may be read or stored at once."""
-BODY_S = 10.0
-"""How long a body may take to come."""
 STORE_S = 10.0
 """How long a request waits until its events are durable."""
-BUSY_AGAIN_S = 5
-TELL_UNSIGNED_S = 60.0
-"""What the unsigned do wrong is stored as a problem at most once in so long, for each hook and reason."""
 _UNSIGNED: Mapping[int, str] = {
     401: "requests came without a valid signature within the window; check the secret and clock of the sender",
     404: "requests came for a hook that config.yaml does not name",
@@ -53,23 +50,22 @@ _UNSIGNED: Mapping[int, str] = {
 """What becomes a problem before anybody knows who speaks, by the status of the answer."""
 
 
-class _Refusal(Exception):
-    """A request is answered with this status and reason; nothing was taken."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
 class WebhookSource:
-    """The listener for all hooks. `wake` is called when MLflow says that the registry changed."""
+    """The listener for all hooks. `wake` is called when MLflow says that the registry changed; `posts`: what else is
+    taken at this address.
+    """
 
     def __init__(
-        self, config: WebhookConfig, clock: Callable[[], datetime], wake: Callable[[], None] = lambda: None
+        self,
+        config: WebhookConfig,
+        clock: Callable[[], datetime],
+        wake: Callable[[], None] = lambda: None,
+        posts: Posts | None = None,
     ) -> None:
         self.name = "webhook:listener"
-        self._listener = Listener("webhook-server", config.host, config.port, AT_ONCE * 2)
+        at_once = AT_ONCE * 2 if posts is None else AT_MOST
+        self._listener = Listener("webhook-server", config.host, config.port, at_once)
+        self._posts = posts
         self._config = config
         self._clock = clock
         self._wake = wake
@@ -83,7 +79,20 @@ class WebhookSource:
     def run(self, intake: Intake, stop: threading.Event) -> None:
         """Listen until `stop` is set; where the address cannot be had, try again and say so."""
         hooks = Hooks(self._config, intake, self._clock, self._pulse, self._wake)
-        self._listener.run(hooks.app(), stop, self._pulse.alive, self._pulse.ails)
+        posts = self._posts
+        if posts is None:
+            self._listener.run(hooks.app(), stop, self._pulse.alive, self._pulse.ails)
+            return
+
+        def turn() -> None:
+            posts.turn(intake)
+            self._pulse.alive(posts.problem)
+
+        posts.open(intake)
+        try:
+            self._listener.run(hooks.app(posts.routes()), stop, turn, self._pulse.ails)
+        finally:
+            posts.close()
 
     def health(self) -> Health:
         """How it is doing now."""
@@ -110,27 +119,27 @@ class Hooks:
         self._pulse = pulse
         self._wake = wake
         self._at_once = 0
-        self._told: dict[tuple[str, int], datetime] = {}
+        self._seldom = Seldom(clock)
 
-    def app(self) -> Starlette:
-        """The ASGI application with the one route."""
-        return Starlette(routes=[Route("/hooks/{name}", self.take, methods=["POST"])])
+    def app(self, others: Sequence[Route] = ()) -> Starlette:
+        """The ASGI application with its one route, and others."""
+        return Starlette(routes=[Route("/hooks/{name}", self.take, methods=["POST"]), *others])
 
     async def take(self, request: Request) -> Response:
         """Answer one request."""
         if self._at_once >= AT_ONCE:
-            return _busy()
+            return busy()
         self._at_once += 1
         name = request.path_params["name"]
         try:
             try:
                 return await self._taken(name, request)
-            except _Refusal as refusal:
+            except Refusal as refusal:
                 if refusal.status in _UNSIGNED:
                     await self._note_unsigned(name, refusal.status)
-                return JSONResponse({"error": refusal.reason}, refusal.status)
+                return refusal.answer()
         except (StoreBusy, asyncio.CancelledError):  # cancelled: driftd stops, and nothing was promised
-            return _busy()
+            return busy()
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         finally:
@@ -139,8 +148,8 @@ class Hooks:
     async def _taken(self, name: str, request: Request) -> Response:
         hook = self._hooks.get(name)
         if hook is None:
-            raise _Refusal(404, "there is no such hook")
-        body = await self._body(request)
+            raise Refusal(404, "there is no such hook")
+        body = await body_of(request, self._max_bytes)
         now = self._clock()
         secret = hook.secret.value.get_secret_value().encode()
         headers = dict(request.headers.items())
@@ -149,31 +158,16 @@ class Hooks:
             return JSONResponse({"seqs": [], "fresh": []}, 202)
         if not is_signed(secret, request.headers.items(), body, now, hook.window):
             self.unsigned[name] += 1
-            raise _Refusal(401, "the signature does not hold, or its time is outside the window")
+            raise Refusal(401, "the signature does not hold, or its time is outside the window")
         try:
             events = tuple(event_of(name, told, now) for told in read_request(headers, body))
         except BadInput as error:
             status = 415 if isinstance(error, Unsupported) else 400
             await self._store(Batch(problems=(Problem("webhook", f"hooks/{name}", str(error)[:500]),)))
-            raise _Refusal(status, str(error)) from None
+            raise Refusal(status, str(error)) from None
         receipt = await self._store(Batch(events))
         self._pulse.took()
         return JSONResponse({"seqs": receipt.seqs, "fresh": receipt.fresh}, 202)
-
-    async def _body(self, request: Request) -> bytes:
-        told = request.headers.get("content-length", "")
-        if told.isdigit() and int(told) > self._max_bytes:
-            raise _Refusal(413, f"the body may have {self._max_bytes} bytes")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_S):
-                async for piece in request.stream():
-                    body += piece
-                    if len(body) > self._max_bytes:
-                        raise _Refusal(413, f"the body may have {self._max_bytes} bytes")
-        except TimeoutError:
-            raise _Refusal(408, "the body did not come in time") from None
-        return bytes(body)
 
     async def _store(self, batch: Batch) -> Receipt:
         return await run_in_threadpool(functools.partial(self._intake.submit, batch, timeout=STORE_S))
@@ -181,12 +175,5 @@ class Hooks:
     async def _note_unsigned(self, name: str, status: int) -> None:
         """Store a problem, unless the same was stored a short while ago; a name that nobody configured is not repeated."""
         where = f"hooks/{name}" if name in self._hooks else "hooks"
-        told, now = self._told.get((where, status)), self._clock()
-        if told is not None and abs((now - told).total_seconds()) < TELL_UNSIGNED_S:
-            return
-        self._told[where, status] = now
-        await self._store(Batch(problems=(Problem("webhook", where, _UNSIGNED[status]),)))
-
-
-def _busy() -> Response:
-    return JSONResponse({"error": "busy; nothing was taken"}, 503, {"Retry-After": str(BUSY_AGAIN_S)})
+        if self._seldom.is_due(where, status):
+            await self._store(Batch(problems=(Problem("webhook", where, _UNSIGNED[status]),)))

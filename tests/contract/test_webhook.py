@@ -18,7 +18,7 @@ import pytest
 from daemon import listening
 from daemon.config import Hook, Secret, WebhookConfig
 from daemon.core.events import CATALOGUE
-from daemon.sources import webhook
+from daemon.sources import requests, webhook
 from daemon.sources.cloudevents import OUTSIDE
 from daemon.sources.signatures import SIGNATURE, TIMESTAMP, is_signed, sign
 from daemon.sources.webhook import WebhookSource
@@ -196,7 +196,7 @@ def test_a_flood_of_unsigned_requests_fills_nothing(sender: Sender, desk: Desk) 
 
 def test_a_body_that_trickles_is_cut_off(sender: Sender, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that never ends holds a place for a bounded time, and is a problem."""
-    monkeypatch.setattr(webhook, "BODY_S", 0.3)
+    monkeypatch.setattr(requests, "BODY_S", 0.3)
     with socket.create_connection(("127.0.0.1", sender.source.port or 0), timeout=20) as connection:
         connection.sendall(b"POST /hooks/ci HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert b" 408 " in connection.recv(4096)
