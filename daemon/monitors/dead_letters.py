@@ -88,7 +88,7 @@ class DeadLetters:
     ) -> tuple[Problem, ...]:
         """Keep the malformed records of a partition, one letter each: how a log is cut into batches is not to be seen.
 
-        `records`: value and timestamp of each, by offset.
+        `records`: value and timestamp of each that is at hand, by offset.
         """
         problems: list[Problem] = []
         for record, refused in zip(malformed, self._refused(partition, malformed, records), strict=True):
@@ -121,8 +121,8 @@ class DeadLetters:
             return [None for _ in malformed]
         letters: list[Letter] = []
         for one in malformed:
-            value, timestamp = records.get(one.where, (b"", -1))
-            if self._plan.privacy:
+            value, timestamp = records.get(one.where, (None, -1))
+            if self._plan.privacy or value is None:
                 value = orjson.dumps(self._raw(one.raw), default=str)
             letters.append(Letter(Partition(*partition), one.where, timestamp, one.reason, value))
         return self._send(letters)

@@ -223,6 +223,7 @@ class Supervisor:
                 for name, places in body.get("places", {}).items():
                     if name in self._streams:
                         self._streams[name].places[slot.number] = places
+                self._health = replace(self._health, problem=self._problem())
                 self._open_streams(intake)
             case "batch" if stream is not None:
                 self._store(intake, slot, stream, frame)

@@ -62,7 +62,7 @@ class Measured(Protocol):
 INBOX = 10_000
 """Frames from the daemon that wait. There are at most a few per stream (one answer per batch), so it never fills; a full
 inbox while both sides write could stop them both."""
-ALIVE_S = 5.0
+ALIVE_S = 2.0
 """A sign of life so often."""
 REST_S = 0.2
 """How long to rest when no stream has anything."""
