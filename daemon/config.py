@@ -321,7 +321,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
     yield from kafkaparts.contradictions(config.kafka, config.topics)
     shapes = {
-        name: (one.kind, one.format, any(level != "keep" for level in one.privacy.values()))
+        name: (one.kind, one.format, one.complete, any(level != "keep" for level in one.privacy.values()))
         for name, one in config.streams.items()
     }
     yield from payloadparts.contradictions(config.webhook.streams, shapes)

@@ -11,7 +11,8 @@ from daemon.core.spelling import did_you_mean
 from daemon.documents import Where
 from daemon.parts import Duration, Part, Secret
 
-_OWN = ("id", "time", "model_name", "model_version")
+_MODEL = ("model_name", "model_version")
+_OWN = ("id", "time", *_MODEL)
 """What the events themselves have under these names."""
 _PRIVATE = (
     "but posts lie on the disk as they come until they are measured; send the events through a topic, or leave private "
@@ -63,6 +64,11 @@ def wrong_with_format(kserve: Kserve | None, is_kserve: bool, roles: Mapping[str
         is_output = name == "prediction" or name.startswith("prediction.")
         if role in {"prediction", "score"} and not is_output:
             yield f"has fields.{role} {name!r}; what a response says is called prediction, prediction.NAME or prediction.0"
+        if role in {"version", "model"} and not name.startswith("ce.") and name not in _MODEL:
+            yield (
+                f"has fields.{role} {name!r}; events say it as ce.ATTRIBUTE (ce.endpoint, ce.annotations.NAME, …), V2 "
+                f"responses as {' or '.join(_MODEL)}"
+            )
         if role.startswith("features ") and (is_output or name in _OWN or name.startswith("ce.")):
             yield f"has a feature {name!r}; events of the payload logger have something else under this name"
         if inputs and role.startswith("features ") and name not in inputs:
@@ -70,9 +76,9 @@ def wrong_with_format(kserve: Kserve | None, is_kserve: bool, roles: Mapping[str
 
 
 def contradictions(
-    hooks: Mapping[str, PayloadHook], streams: Mapping[str, tuple[str, str, bool]]
+    hooks: Mapping[str, PayloadHook], streams: Mapping[str, tuple[str, str, str, bool]]
 ) -> Iterator[tuple[Where, str]]:
-    """What is wrong between hooks and streams; of a stream: its kind, its format, and whether it has private fields."""
+    """What is wrong between hooks and streams; of a stream: kind, format, `complete`, and whether it has private fields."""
     for name, hook in hooks.items():
         where: Where = ("webhook", "streams", name)
         if (hook.token is None) != hook.open:
@@ -83,8 +89,10 @@ def contradictions(
         if name not in streams:
             yield where, f"webhook stream {name}: there is no stream {name}{did_you_mean(name, streams)}"
             continue
-        kind, form, is_private = streams[name]
+        kind, form, complete, is_private = streams[name]
         if kind != "files" or form != "kserve":
             yield where, f"webhook stream {name}: stream {name} must be of kind files and of format kserve"
+        if complete == "marker":
+            yield where, f"webhook stream {name}: stream {name} waits for markers, and nobody writes them"
         if is_private:
             yield where, f"webhook stream {name}: stream {name} has privacy, {_PRIVATE}"
