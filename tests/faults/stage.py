@@ -80,6 +80,10 @@ class Stage:
         status: dict[str, Any] = ask(self.scene.home, {"op": "status"}, 10)["status"]
         return status
 
+    def probe(self, path: str) -> httpx.Response:
+        """What the daemon answers to a probe or to Prometheus."""
+        return httpx.get(self.status()["web"]["address"] + path, timeout=20, trust_env=False)
+
     def progress(self) -> int:
         """How far the stream is measured."""
         return int(self.store.one("SELECT max(position) FROM progress") or 0)

@@ -47,6 +47,9 @@ def test_a_full_disk_pauses_everything_and_loses_nothing(played: Stage, mounts: 
         disk.fill(scene.home / "daemon.log")
         here.wait("the daemon to say so", lambda: not (status := played.status())["ready"] and status["waiting"])
         assert "full" in played.status()["waiting"]
+        answer = played.probe("/readyz")
+        assert (answer.status_code, "nothing can be stored: database or disk is full" in answer.text) == (503, True)
+        assert played.probe("/healthz").status_code == 200
         before = played.progress()
         assert here.driftd("status").returncode == 1
         move_last()
@@ -57,7 +60,8 @@ def test_a_full_disk_pauses_everything_and_loses_nothing(played: Stage, mounts: 
         assert played.progress() == before
 
         disk.free()
-        here.wait("the daemon to go on", lambda: played.status()["ready"])
+        here.wait("the daemon to go on", lambda: played.probe("/readyz").status_code == 200)
+        assert played.status()["ready"]
         senders.allow()
         acks = senders.acks
         here.wait("acks", lambda: senders.acks > acks)

@@ -47,8 +47,12 @@ def test_a_locked_store_is_waited_for_and_nothing_is_lost(played: Stage) -> None
             acks = senders.acks
             here.wait("the daemon to say so", lambda: "locked" in played.status()["waiting"], BUSY_MS / 1000 + 30)
             assert played.knock().status_code == 503
+            answer = played.probe("/readyz")
+            assert (answer.status_code, "database is locked" in answer.text) == (503, True)
+            assert played.probe("/healthz").status_code == 200
             threading.Event().wait(BUSY_MS / 1000)
             assert senders.acks <= acks + 1  # one may have come in between
         here.wait("acks", lambda: senders.acks > acks + 1)
         here.wait("it to say that all is well", lambda: (now := played.status())["ready"] and not now["waiting"])
+        assert played.probe("/readyz").json() == {"ready": True, "reasons": []}
     played.settled()
