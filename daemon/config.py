@@ -18,6 +18,7 @@ from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
 from daemon.kafkaparts import KafkaConnection, KafkaSource
+from daemon.limitparts import Breaker, Budget, RetentionConfig
 from daemon.parts import Duration, Part, Secret, value_of
 from daemon.payloadparts import Kserve, PayloadHook
 from daemon.sourceparts import AnySource, Schedule, StorageSource
@@ -178,26 +179,6 @@ class Model(_Part):
     owner: str = ""
 
 
-class Budget(_Part):
-    """How much of a verb may happen."""
-
-    concurrent: int | None = Field(default=None, ge=1)
-    """Runs at once, over all models."""
-    per_target: int | None = Field(default=None, ge=1)
-    """Runs per target and day."""
-    per_day: int | None = Field(default=None, ge=1)
-    """Runs per day (24 h back from now), over all models."""
-
-
-class Breaker(_Part):
-    """Stops starting runs on a target that keeps failing."""
-
-    failures: int = Field(default=3, ge=1)
-    """Consecutive failed runs of a target after which it opens."""
-    reset: Duration = timedelta(hours=6)
-    """After so long one run may try again."""
-
-
 class Channel(_Part):
     """Somebody to tell."""
 
@@ -212,17 +193,6 @@ class MonitorsConfig(_Part):
 
     workers: int = Field(default=1, ge=1, le=64)
     """Worker processes: streams of files are spread over them, the partitions of topics shared."""
-
-
-class RetentionConfig(_Part):
-    """How long driftd keeps what it has made; `null`: for ever, as all that is not named here."""
-
-    jobs: Duration | None = timedelta(days=30)
-    """Folders of jobs, counted from the end of their run."""
-    evidence: Duration | None = None
-    """Reports and other evidence, counted from the end of their run."""
-    predictions: Duration | None = None
-    """The local gateway's prediction log, once it was measured: no training reaches further back. At least a day."""
 
 
 class Config(_Part):
