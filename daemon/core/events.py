@@ -324,6 +324,14 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _i("lost", "how many offsets lie between; absent when that is not known, as for a topic that was made anew"),
             _s("why", "what happened, in a sentence", required=True),
         )),
+        EventType("partition.closed", "A partition of a stream had brought nothing for a while, so slices of it were closed.", (
+            _s("stream", "the prediction stream", required=True),
+            _s("topic", "the topic", required=True),
+            _i("partition", "number of the partition", required=True),
+            _i("offset", "offset of the record that came next", required=True),
+            _i("place", "as the offset, but it goes on counting when the topic is made anew", required=True),
+            _t("until", "event time up to which slices were closed before that record was read", required=True),
+        )),
         EventType("problem.recorded", "Something came in that could not be used; nothing was dropped silently.", (
             _s("kind", "`record`, `file`, `rule`, `config`, `webhook`, `kafka`, `event`, `worker`, `registry`", required=True),
             _s("where", "file and position, or the sender", required=True),

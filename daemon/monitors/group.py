@@ -19,6 +19,7 @@ import orjson
 from daemon.clients.kafka_errors import OffsetsGone, Partition, Unreadable
 from daemon.clients.kafka_places import Gap, Place
 from daemon.clients.kafka_stepping import TRIES
+from daemon.core.canonical import content_id
 from daemon.core.errors import BadInput, ClientError, Unavailable
 from daemon.core.events import Event
 from daemon.intake import Batch
@@ -81,8 +82,8 @@ class GroupSession:
         self._pause = RETRY_S
         self._far = self._tail = BEFORE
         self._notes: list[str] = []
-        self._gaps: dict[str, Event] = {}
-        """To be stored with the progress behind them."""
+        self._events: dict[str, Event] = {}
+        """Gaps, and lulls that are over: to be stored with the progress behind them."""
         self._ends: dict[PartitionName, int] = {}
         self._fault = ""
         """How reading failed; it counts until the broker has answered again, and what could not be decoded is read."""
@@ -125,7 +126,7 @@ class GroupSession:
     def fenced(self) -> None:
         """Somebody else has moved a partition of the batch under way: ask the store again."""
         self._under_way = False
-        self._gaps.clear()
+        self._events.clear()
         self._ask_again([name for name in self._sent if name in self._owned])
 
     def step(self) -> tuple[bool, Frame | None]:
@@ -197,7 +198,7 @@ class GroupSession:
         self._owned.clear()
         self._wanted.clear()
         self._ends.clear()
-        self._gaps.clear()
+        self._events.clear()
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -245,6 +246,8 @@ class GroupSession:
         owned.came_at = now
         self._unreadable = 0
         self._rows += len(portion.values)
+        if portion.values and owned.monitor.head.idle and owned.monitor.head.frontier.closed > BEFORE:
+            self._tell_lull(owned.monitor.head, portion.offsets[0])
         if owned.monitor.head.offset < owned.careful:
             _one_by_one(owned.monitor, portion)
             return
@@ -355,7 +358,18 @@ class GroupSession:
 
     def _tell(self, gap: Gap, monitor: PartitionMonitor) -> None:
         event = gap.event("stream", self.plan.name, instant(self._times.now()), monitor.head.base)
-        self._gaps[event.id] = event
+        self._events[event.id] = event
+
+    def _tell_lull(self, head: Head, offset: int) -> None:
+        """What was closed because nothing came, now that something does: who measures again needs to know."""
+        place = head.base + offset
+        data = {
+            "stream": self.plan.name, "topic": head.topic, "partition": head.partition, "offset": offset, "place": place,
+            "until": instant(head.frontier.closed).isoformat(),
+        }  # fmt: skip
+        number = content_id("partition.closed", self.plan.name, head.topic, head.partition, place)
+        now = instant(self._times.now())
+        self._events[number] = Event(number, f"stream:{self.plan.name}", "partition.closed", self.plan.name, now, data)
 
     def _monitors(self) -> Iterator[tuple[PartitionName, PartitionMonitor]]:
         """The partitions that are read."""
@@ -407,9 +421,9 @@ class GroupSession:
             progress=tuple(progress for progress, _, _ in parts),
             states=tuple(write for _, writes, _ in parts for write in writes),
             problems=tuple(problem for _, _, problems in parts for problem in problems),
-            events=tuple(self._gaps.values()),
+            events=tuple(self._events.values()),
         )
-        self._gaps.clear()
+        self._events.clear()
         self._under_way = True
         self._stored_at = self._times.monotonic()
         self._sent = {name: monitor.head.offset for name, monitor in monitors.items()}

@@ -167,7 +167,8 @@ class PartitionMonitor:
                 self._predict(raw, landed)
         frontier = self.head.frontier
         complete = max(self.head.complete, frontier.complete(self._slicing))
-        self.head = replace(self.head, offset=portion.next, complete=complete, idle=False, written=written)
+        idle = self.head.idle and not self._portion.values  # marks of transactions and tombstones end no lull
+        self.head = replace(self.head, offset=portion.next, complete=complete, idle=idle, written=written)
         self._note_format()
         self._portion = _NOTHING
         self._forget_complete()

@@ -337,6 +337,28 @@ def test_the_lag_is_known_per_partition(share: Share, topics: Topics) -> None:
     assert share.session.places()["partitions"][0]["lag"] is None
 
 
+def test_a_lull_that_is_over_is_an_event(share: Share, topics: Topics) -> None:
+    """Which slices were closed before the record that came next: once per lull, and tombstones and marks end none."""
+    share.run()
+    share.run(4, 61.0)
+    topics.logs["predictions", 0].records += predictions(5, first=200)
+    share.run()
+    share.begin()
+    share.run(2)
+    share.run(4, 61.0)
+    topics.logs["predictions", 0].records += predictions(5, first=300)
+    share.run()
+
+    found = [event for event in share.store.events if event.type == "partition.closed"]
+    assert [check_data(event.type, event.data) for event in found] == [[], []]
+    assert [(event.data["offset"], event.data["until"]) for event in found] == [
+        (40, "1970-01-01T00:00:40+00:00"),
+        (45, "1970-01-01T00:03:30+00:00"),
+    ]
+    (head,) = [json.loads(blob) for key, blob in share.store.states.items() if key.endswith("/head")]
+    assert [place for place, _ in head["closures"]] == [event.data["place"] for event in found]
+
+
 # -- records that cannot be used
 
 
