@@ -90,8 +90,8 @@ class Lab:
         """One model on one stream."""
         stream = Stream(
             kind="kafka", connection="main", predictions=Path("archive"), topic=self.topic, group=f"{self.topic}-{self.home.name}",
-            fields=FIELDS, slice="10s", lateness="5s", horizon="60d",
-            **{"idle": "15s", "label_topic": f"{self.topic}-labels", **self.changes},
+            slice="10s", lateness="5s", horizon="60d",
+            **{"fields": FIELDS, "idle": "15s", "label_topic": f"{self.topic}-labels", **self.changes},
         )  # fmt: skip
         model = Model(task="binary", registered="churn", stream="churn")
         return Config(
