@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -36,6 +37,8 @@ from daemon.store.rows import decision_row, event_row, micros, moment
 from daemon.tally import Counts
 
 _TICK = timedelta(microseconds=1)
+_TYPE, _VERDICT = itemgetter(2), itemgetter(5)
+"""Of the rows of events, and of decisions."""
 
 Begin = Callable[["Ledger", Decision, Recorded], tuple[str, str]]
 """Starts the run of a firing: (admission, run id)."""
@@ -86,6 +89,7 @@ class Ledger:
         self._records: list[Row] = []
         self._timers: list[Row] = []
         self._problems: Counter[str] = Counter()
+        self._undecidable = 0
         self._fresh: dict[tuple[str, str], int] = {}
         self._deciding = False
         self._caused: deque[Event] = deque()
@@ -205,6 +209,7 @@ class Ledger:
         )
         self._fresh[event.source, event.id] = self._seq
         decided, undecidable = decided_or_why(self.rules, self._remembered, recorded, self._world)
+        self._undecidable += bool(undecidable)
         row = event_row(recorded, raw, undecidable)
         self._events.append(row)
         self._changed.update(decided.memory)
@@ -305,9 +310,9 @@ class Ledger:
     def counts(self) -> Counts:
         """How much was stored."""
         return Counts(
-            Counter(row[2] for row in self._events),
-            sum(row[9] is not None for row in self._events),
-            Counter(row[5] for row in self._decisions),
+            Counter(map(_TYPE, self._events)),
+            self._undecidable,
+            Counter(map(_VERDICT, self._decisions)),
             self._problems,
         )
 
