@@ -17,7 +17,7 @@ from tests.monitors.logs import topic_plan
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
 FIELDS = Fields(
-    id="id", time="time", version="ce.endpoint", unit="ce.metadata.x-user", prediction="prediction", score="prediction.score",
+    id="id", time="time", version="ce.endpoint", unit="ce.metadata.x-user", prediction="prediction.label", score="prediction.score",
     label="y", features={"age": "number", "plan": "category"},
 )  # fmt: skip
 Headers = dict[str, str]
@@ -48,8 +48,8 @@ def line(side: str, number: str, second: float, body: Any, **changed: str) -> by
 def call(
     number: str, second: float, rows: Sequence[Mapping[str, Any]], took: float = 0.05, **changed: str
 ) -> tuple[bytes, bytes]:
-    """Both events of a V1 call with rows as objects; the score is a hundredth of the age."""
-    answer = [{"score": row["age"] / 100} for row in rows]
+    """Both events of a V1 call with rows as objects; the label is whether the age is odd, the score a hundredth of it."""
+    answer = [{"label": row["age"] % 2, "score": row["age"] / 100} for row in rows]
     return (
         line("request", number, second, {"instances": list(rows)}, **changed),
         line("response", number, second + took, {"predictions": answer}, **changed),

@@ -44,7 +44,7 @@ def records(count: int) -> list[dict[str, Any]]:
             values = next(inputs)
             made.append({
                 "id": f"c{number}/{row}", "time": moment(number + 0.05).replace("789Z", "Z"), "ce.metadata.x-user": "u1",
-                "prediction.score": values["age"] / 100, **values,
+                "prediction.score": values["age"] / 100, "prediction.label": values["age"] % 2, **values,
             })  # fmt: skip
     return made
 

@@ -63,9 +63,9 @@ def test_a_call_of_two_rows_is_two_records(made: StreamPlan) -> None:
     request, response = call("c1", 10, AGES)
     (raw,) = KServeFormat(made).decode([request, response], [7, 9], np.full(2, NOW, np.int64))
 
-    found = values(raw, "id", "time", "ce.metadata.x-user", "age", "plan", "prediction.score", "prediction")
+    found = values(raw, "id", "time", "ce.metadata.x-user", "age", "plan", "prediction.score", "prediction.label")
     at = round(START.timestamp() * 1e6) + 10_050_000
-    assert found == [("c1/0", at, "u1", 30, "a", 0.3, None), ("c1/1", at, "u1", 41, "b", 0.41, None)]
+    assert found == [("c1/0", at, "u1", 30, "a", 0.3, 0), ("c1/1", at, "u1", 41, "b", 0.41, 1)]
     assert list(raw.lines) == [9, 9]
     assert raw.is_safe
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemon.core.events import Event
 from daemon.core.monitors import Monitor, Window
 from daemon.monitors.slices import Head
 from tests.monitors.logs import Lab, Logs, Record, topic_plan
@@ -46,6 +47,11 @@ def events(chance: random.Random, partitions: int) -> Logs:
     return made
 
 
+def by_monitor(events: list[Event]) -> list[Event]:
+    """In the order of each monitor: that of windows of different monitors, measured for their labels, is nobody's promise."""
+    return sorted(events, key=lambda event: event.source)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32), partitions=st.integers(1, 3))
 def test_no_order_of_reading_storing_and_dying_changes_a_window(tmp_path: Path, seed: int, partitions: int) -> None:
@@ -59,7 +65,11 @@ def test_no_order_of_reading_storing_and_dying_changes_a_window(tmp_path: Path, 
     play(lab, moves(chance, 200))
     store = lab.finish(portion=7)
 
-    assert calm.measured() == store.measured()
+    for expected, found in zip(
+        map(by_monitor, calm.measured()[:2]), map(by_monitor, store.measured()[:2]), strict=True
+    ):
+        assert expected == found
+    assert calm.measured()[2] == store.measured()[2]
     for key in calm.states:
         if key.endswith("/halves"):
             assert calm.states[key] == store.states[key]
@@ -83,7 +93,7 @@ def test_events_measure_what_plain_records_measure(tmp_path: Path) -> None:
         for row, values in enumerate(rows):
             record: dict[str, Any] = {
                 "id": f"c{number}/{row}", "time": moment(number + 0.05).replace("789Z", "Z"), "ce.endpoint": "1",
-                "ce.metadata.x-user": "u1", "prediction.score": values["age"] / 100, **values,
+                "ce.metadata.x-user": "u1", "prediction.score": values["age"] / 100, "prediction.label": values["age"] % 2, **values,
             }  # fmt: skip
             plain.append((at, json.dumps(record).encode()))
     one = Lab(payload_plan(tmp_path, ROWS, TIME, labels=""), {("predictions", 0): paired})
