@@ -45,7 +45,9 @@ def events(count: int) -> list[Message]:
         second = number / 10
         rows = [{"age": chance.randrange(90), "plan": chance.choice("abc")} for _ in range(1 + number % 3)]
         asked = message("request", number, second, None if number % 50 == 7 else {"instances": rows})
-        answered = message("response", number, second + 0.2, {"predictions": [{"score": 0.5} for _ in rows]})
+        answered = message(
+            "response", number, second + 0.2, {"predictions": [{"label": row["age"] % 2, "score": 0.5} for row in rows]}
+        )
         made.append((second + chance.uniform(0, 2), asked))
         if number % 100 != 3:
             made += [(second + chance.uniform(0, 2), answered)] * (2 if number % 100 == 4 else 1)
