@@ -121,8 +121,12 @@ class Stream(_Part):
     kind: Literal["files", "kafka"] = "files"
     predictions: Path
     """Folder, relative to `home`; JSONL, CSV or Parquet by file name. Of a topic: the archive that trainings read, and
-    where the local gateway writes its log."""
+    where the local gateway writes its log, which driftd sends to the topic."""
     labels: Path | None = None
+    """The same for labels; without it they come with the predictions, or not at all."""
+    archive: Duration | None = None
+    """kafka: what is read is kept in `predictions` and `labels` for so long, so that trainings have rows; null: it is not,
+    and somebody else fills the folders."""
     connection: str = ""
     """kafka: one of `kafka:`."""
     topic: str | None = None
@@ -354,6 +358,8 @@ def _topics(stream: Stream) -> Iterator[str]:
     yield from _letters(stream)
     if stream.slice < timedelta(milliseconds=100):
         yield "has slices of less than 100ms"
+    of_topics, homeless = stream.kind == "kafka", bool(stream.label_topic) and stream.labels is None
+    yield from kafkaparts.wrong_with_archive(stream.archive, of_topics, homeless)
 
 
 def _format(stream: Stream) -> Iterator[str]:

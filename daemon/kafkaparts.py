@@ -120,6 +120,18 @@ def _source(source: KafkaSource) -> Iterator[str]:
         yield "would read its own dead letters"
 
 
+def wrong_with_archive(archive: timedelta | None, of_topics: bool, homeless: bool) -> Iterator[str]:
+    """What is wrong with how long a stream keeps what it reads; `homeless`: its labels come by a topic, and have no folder."""
+    if archive is None:
+        return
+    if not of_topics:
+        yield "has an archive, which is of topics, but is of kind files"
+    if homeless:
+        yield "keeps an archive and has a label_topic: say in which folder `labels` are kept"
+    if archive < timedelta(hours=1):
+        yield "keeps its archive for less than an hour"
+
+
 def rooted(connection: KafkaConnection, root: Path) -> KafkaConnection:
     """The same with absolute paths."""
     paths = {role: root / path for role, path in connection.tls if path is not None}

@@ -5,6 +5,7 @@
 | `jobs/JOB` | the run of its call ended so long ago: nobody asks for the job any more, so that it never starts again |
 | `evidence/RUN` | the run ended so long ago |
 | closed files of the gateway's prediction log | they are so old, and were measured |
+| rows that were read from topics, in the folders of a stream with an `archive` | they are so old |
 | `gateway/*.log` | over 10 MB: emptied, one copy is kept |
 """
 
@@ -15,15 +16,16 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import orjson
 import structlog
 
-from daemon.config import Config, Model
+from daemon.config import Config, Model, Stream
 from daemon.core.errors import DaemonError
-from daemon.gateway.log import closed_before
+from daemon.gateway.log import SENT, closed_before
 from daemon.platforms.local_jobs import LocalJobs
 from daemon.reading import Readable
 from daemon.store.rows import micros
@@ -31,6 +33,8 @@ from daemon.store.rows import micros
 FIRST_S, AGAIN_S = 60.0, 3600.0
 """When it is looked for the first time, and how often then."""
 LOG_BYTES = 10_000_000
+ARCHIVED = "topic-"
+"""Files of an archive begin so (monitors.archive.PREFIX, which is not imported: it needs numpy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Swept:
     jobs: int
     evidence: int
     predictions: int
+    archive: int = 0
+    """Files of rows that were read from topics."""
 
 
 class Retention:
@@ -63,9 +69,7 @@ class Retention:
                 self._log.warning("retention.stopped", why=str(error))
                 continue
             if swept != Swept(0, 0, 0):
-                self._log.info(
-                    "retention.swept", jobs=swept.jobs, evidence=swept.evidence, predictions=swept.predictions
-                )
+                self._log.info("retention.swept", **asdict(swept))
 
     def sweep(self) -> Swept:
         """Remove all that is old enough now. Raises OSError, and DaemonError when the store cannot be read."""
@@ -75,6 +79,7 @@ class Retention:
             sum(map(self._jobs.remove, list(self._old_jobs(keep.jobs)))),
             sum(map(_removed, list(self._old_evidence(keep.evidence)))),
             sum(self._old_predictions(model, keep.predictions) for model in self._config.models.items()),
+            sum(map(self._old_archive, self._config.streams.values())),
         )
 
     def _old_jobs(self, age: timedelta | None) -> Iterator[str]:
@@ -99,17 +104,33 @@ class Retention:
                     yield run
 
     def _old_predictions(self, model: tuple[str, Model], age: timedelta | None) -> int:
-        """Remove what the gateway logged for a model so long ago; of a stream of files what has been measured."""
+        """Remove what the gateway logged for a model so long ago, and was measured, or sent to where it is."""
         name, stream = model[1].stream, self._config.streams.get(model[1].stream or "")
         if age is None or stream is None:
             return 0
-        folder, removed = self._config.home / stream.predictions, 0
+        folder, removed, target = self._config.home / stream.predictions, 0, model[1].serving or model[0]
         with self._store.read() as session:
-            for path in closed_before(folder, model[1].serving or model[0], self._clock() - age):
+            sent = [orjson.loads(value)["file"] for (value,) in session.rows("cursor", SENT + target)]
+            for path in closed_before(folder, target, self._clock() - age):
                 if stream.kind == "files" and not session.rows("file", f"stream:{name}", str(path)):
+                    continue
+                if stream.kind == "kafka" and not any(path.name <= file for file in sent):
                     continue
                 path.unlink(missing_ok=True)
                 removed += 1
+        return removed
+
+    def _old_archive(self, stream: Stream) -> int:
+        """Remove the files of a stream's archive that nothing was added to for as long as rows are kept."""
+        if stream.archive is None:
+            return 0
+        before, removed = (self._clock() - stream.archive).timestamp(), 0
+        for folder in filter(None, (stream.predictions, stream.labels)):
+            for path in sorted((self._config.home / folder).glob(f"{ARCHIVED}*.jsonl")):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        removed += 1
         return removed
 
     def _trim_logs(self) -> None:

@@ -30,6 +30,8 @@ WAITING_BYTES = 8_000_000
 """Most bytes of lines that wait for room on the disk."""
 SERVED_AT = "served_at"
 """The field with the gateway's own time of each record; `time` may be the record's own."""
+SENT = "gateway-log:"
+"""The cursor of what has been sent from a log to a topic is called so, and by the target."""
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -166,6 +168,15 @@ def closed_before(folder: Path, target: str, moment: datetime) -> Iterator[Path]
     files = list(_files(folder, target))
     for path, is_open in files[:-1]:
         if not is_open and path.name[:22] < border:
+            yield path
+
+
+def closed_after(folder: Path, target: str, name: str, included: bool = False) -> Iterator[Path]:
+    """The target's closed files behind the file `name` (or with it), oldest first, up to the first one that is open."""
+    for path, is_open in _files(folder, target):
+        if is_open:
+            return
+        if path.name > name or (included and path.name == name):
             yield path
 
 

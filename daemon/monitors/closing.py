@@ -13,6 +13,9 @@ from daemon.monitors.measure import SampleScores
 from daemon.monitors.plan import Champion, StreamPlan
 from daemon.monitors.session import CHECKPOINT_EVENTS, CHECKPOINT_S, Times, Unmeasurable
 
+SLICES = 20
+"""Most slices that are taken at once: between two of its turns the others of the worker may wait for their brokers."""
+
 
 class ClosingSession:
     """A stream whose slices this worker puts together. At most one batch is under way."""
@@ -36,13 +39,17 @@ class ClosingSession:
         self.monitor.take({**kept, **dict.fromkeys(frame.body["dropped"])})
 
     def step(self) -> tuple[bool, Frame | None]:
-        """Take the next slice; whether there was one, and a batch to be stored, if one is due. Raises Unmeasurable."""
+        """Take the next slices; whether there were any, and a batch to be stored, if one is due. Raises Unmeasurable."""
         passed = self._times.monotonic() - self._stored_at
         full = self.monitor.events >= CHECKPOINT_EVENTS or passed >= CHECKPOINT_S
         if self._under_way and full and self.monitor.changed:
             return False, None
+        took = False
         try:
-            took = self.monitor.step()
+            for _ in range(SLICES):
+                if self.monitor.events >= CHECKPOINT_EVENTS or not self.monitor.step():
+                    break
+                took = True
         except FAULTS as error:
             where = f"stream:{self.plan.name}"
             raise Unmeasurable(where, f"a slice cannot be measured ({type(error).__name__}: {error})") from error

@@ -95,9 +95,8 @@ class GroupSession:
     def champion(self, model: str, champion: Champion) -> None:
         """From now on rows of this version are measured, against this reference."""
         if self._champions.set(model, champion):
-            for owned in self._owned.values():
-                if owned.monitor is not None:
-                    owned.monitor.refresh()
+            for _, monitor in self._monitors():
+                monitor.refresh()
 
     def frontier(self, far: int, tail: int) -> None:
         """How far the stream's partitions are: the furthest of the predictions, and the slowest of all."""
@@ -142,7 +141,8 @@ class GroupSession:
             wanted, self._wanted = self._wanted, []
             return True, Frame("want", {"stream": self.plan.name, "partitions": wanted})
         passed = self._times.monotonic() - self._stored_at
-        if not self._under_way and self._changed() and self._kept() and (passed >= CHECKPOINT_S or not busy):
+        due = not self._under_way and self._changed() and (passed >= CHECKPOINT_S or not busy)
+        if due and self._kept() and self._archived():
             return busy, self._checkpoint()
         return busy, None
 
@@ -153,11 +153,10 @@ class GroupSession:
 
     def figures(self) -> dict[str, int]:
         """What it has."""
-        monitors = [owned.monitor for owned in self._owned.values() if owned.monitor is not None]
         return {
             "partitions": len(self._owned),
             "paused": sum(owned.paused for owned in self._owned.values()),
-            "open_slices": sum(monitor.open_slices for monitor in monitors),
+            "open_slices": sum(monitor.open_slices for _, monitor in self._monitors()),
         }
 
     def places(self) -> dict[str, Any]:
@@ -186,7 +185,7 @@ class GroupSession:
             if self._unreadable >= TRIES:
                 self._step_over(error.why)
         frame = None
-        if not self._under_way and self._changed() and self._kept():
+        if not self._under_way and self._changed() and self._kept() and self._archived():
             frame = self._checkpoint()
         self._retry_at = self._times.monotonic() + self._pause
         self._pause = min(self._pause * 2, LONGEST_S)
@@ -209,14 +208,18 @@ class GroupSession:
         """The daemon is slower than the stream, or its disk is full: wait."""
         late = self._times.monotonic() - self._stored_at >= CHECKPOINT_S
         waits = (self._under_way and late and self._changed()) or self._times.monotonic() < self._retry_at
-        return waits or not self._kept()
+        return waits or not self._kept() or any(monitor.archive.problem for _, monitor in self._monitors())
 
     def _kept(self) -> bool:
         """Whether all dead letters are where they belong; while one finds no room nothing is read, and nothing stored."""
-        letters = [owned.monitor.letters for owned in self._owned.values() if owned.monitor is not None]
-        waiting = [one for one in letters if not one.kept()]
-        if waiting:
-            self.problem = waiting[0].problem
+        waiting = [one.letters.problem for _, one in self._monitors() if not one.letters.kept()]
+        self.problem = waiting[0] if waiting else self.problem
+        return not waiting
+
+    def _archived(self) -> bool:
+        """Whether the rows of the next progress are in the archive; while it cannot be written nothing is read, nor stored."""
+        waiting = [one.archive.problem for _, one in self._monitors() if not one.archive.kept()]
+        self.problem = waiting[0] if waiting else self.problem
         return not waiting
 
     def _read(self) -> bool:
@@ -249,7 +252,7 @@ class GroupSession:
         if portion.values and owned.monitor.head.idle and owned.monitor.head.frontier.closed > BEFORE:
             self._tell_lull(owned.monitor.head, portion.offsets[0])
         if owned.monitor.head.offset < owned.careful:
-            _one_by_one(owned.monitor, portion)
+            owned.monitor.add_carefully(portion)
             return
         try:
             owned.monitor.add(portion)
@@ -408,14 +411,10 @@ class GroupSession:
     # -- storing
 
     def _changed(self) -> bool:
-        return any(owned.monitor is not None and owned.monitor.changed for owned in self._owned.values())
+        return any(monitor.changed for _, monitor in self._monitors())
 
     def _checkpoint(self) -> Frame:
-        monitors = {
-            name: owned.monitor
-            for name, owned in self._owned.items()
-            if owned.monitor is not None and owned.monitor.changed
-        }
+        monitors = {name: monitor for name, monitor in self._monitors() if monitor.changed}
         parts = [monitor.checkpoint() for monitor in monitors.values()]
         batch = Batch(
             progress=tuple(progress for progress, _, _ in parts),
@@ -431,16 +430,6 @@ class GroupSession:
         frame = batch_frame(self.plan.name, rows, batch)
         heads = [monitor.head.standing() for monitor in monitors.values()]
         return replace(frame, body={**frame.body, "role": "partitions", "heads": heads})
-
-
-def _one_by_one(monitor: PartitionMonitor, portion: Portion) -> None:
-    """Add records one by one; one that cannot be measured is set aside."""
-    for value, offset, timestamp in zip(portion.values, portion.offsets, portion.timestamps, strict=True):
-        try:
-            monitor.add(Portion((value,), (offset,), (timestamp,), offset + 1))
-        except FAULTS as error:
-            monitor.reject(value, offset, f"it cannot be measured ({type(error).__name__}: {error})")
-    monitor.add(Portion((), (), (), portion.next))
 
 
 def open_group(frame: Frame, open_log: OpenLog, times: Times) -> GroupSession:

@@ -18,10 +18,11 @@ from daemon.core.panes import empty, observe
 from daemon.core.problems import Problem
 from daemon.core.reference import Reference
 from daemon.intake import Progress, StateWrite
+from daemon.monitors.archive import Archive
 from daemon.monitors.arrow import NO_TIME
 from daemon.monitors.dead_letters import DeadLetters, SendLetters
 from daemon.monitors.decoding import LONGEST, Format
-from daemon.monitors.held import Held, hold
+from daemon.monitors.held import FAULTS, Held, hold
 from daemon.monitors.join import sampled
 from daemon.monitors.partials import LabelRows, PaneKey, Partial, WaitingRows
 from daemon.monitors.plan import Champion, ModelPlan, StreamPlan
@@ -126,6 +127,8 @@ class PartitionMonitor:
         self._slicing = Slicing(plan.slice_us, plan.lateness_us if self._content == "predictions" else 0)
         self.letters = DeadLetters(plan, send)
         """No progress may be stored while some of them wait for room."""
+        self.archive = Archive(plan, head)
+        """No progress may be stored before it has kept its rows."""
         self.head = head
         self._stored = head.position
         self._is_new = not stored
@@ -165,6 +168,7 @@ class PartitionMonitor:
                 self._label(raw, landed)
             else:
                 self._predict(raw, landed)
+            self.archive.add(raw, self.head.base)
         frontier = self.head.frontier
         complete = max(self.head.complete, frontier.complete(self._slicing))
         idle = self.head.idle and not self._portion.values  # marks of transactions and tombstones end no lull
@@ -172,6 +176,15 @@ class PartitionMonitor:
         self._note_format()
         self._portion = _NOTHING
         self._forget_complete()
+
+    def add_carefully(self, portion: Portion) -> None:
+        """Sum records one by one; one that cannot be measured is set aside."""
+        for value, offset, timestamp in zip(portion.values, portion.offsets, portion.timestamps, strict=True):
+            try:
+                self.add(Portion((value,), (offset,), (timestamp,), offset + 1))
+            except FAULTS as error:
+                self.reject(value, offset, f"it cannot be measured ({type(error).__name__}: {error})")
+        self.add(Portion((), (), (), portion.next))
 
     def move(self, offset: int, topic_id: str, of: int) -> None:
         """Go on at this offset of this topic, which has `of` partitions: what lies before it is gone, or was read."""

@@ -68,6 +68,10 @@ class StreamPlan:
     """kafka: where records go that cannot be used; empty: into the folder."""
     broker: Mapping[str, Any] = field(default_factory=dict)
     """kafka: how to reach it."""
+    archive: str = ""
+    """kafka: the folder in which predictions are kept for trainings; empty: they are not."""
+    label_archive: str = ""
+    """kafka: the same for labels."""
     remember: float = 86_400.0
     """files: how long the content of one that is gone is known."""
     inputs: tuple[str, ...] = ()
@@ -216,6 +220,8 @@ def _stream_plan(config: Config, name: str, monitors: Mapping[str, list[Monitor]
         component=kserve.component,
         within=_seconds(kserve.within),
         broker=_broker(config.kafka[stream.connection]) if stream.kind == "kafka" else {},
+        archive=str(config.home / stream.predictions) if stream.archive else "",
+        label_archive=str(config.home / stream.labels) if stream.archive and stream.labels else "",
     )
 
 

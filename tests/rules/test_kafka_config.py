@@ -126,3 +126,22 @@ streams:
         "6:6: stream b has a topic 'sp ace'; a topic's name has letters, digits, dots, hyphens and underscores",
         "7:6: stream c has dead_letters, which are a topic, but is of kind files",
     ]
+
+
+def test_an_archive_that_contradicts_its_stream(tmp_path: Path) -> None:
+    """Of files, without a folder for labels that come on a topic, and for a moment only."""
+    text = """\
+home: state
+kafka:
+  main: {bootstrap: ["k:1"]}
+streams:
+  a: {predictions: a, archive: 1d, fields: {id: id, features: {}}}
+  b: {kind: kafka, connection: main, predictions: b, topic: x, label_topic: y, archive: 1d, fields: {id: id, label: l}}
+  c: {kind: kafka, connection: main, predictions: c, topic: x, archive: 5m, fields: {id: id, features: {}}}
+  d: {kind: kafka, connection: main, predictions: d, labels: e, topic: x, label_topic: y, archive: 1d, fields: {id: id, label: l}}
+"""
+    assert said(tmp_path, text) == [
+        "5:6: stream a has an archive, which is of topics, but is of kind files",
+        "6:6: stream b keeps an archive and has a label_topic: say in which folder `labels` are kept",
+        "7:6: stream c keeps its archive for less than an hour",
+    ]

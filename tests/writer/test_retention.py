@@ -13,8 +13,8 @@ import pytest
 
 from daemon.config import Config, Fields, Model, RetentionConfig, Stream
 from daemon.core.calls import Done
-from daemon.gateway.log import PredictionLog, stamp
-from daemon.intake import FileMark
+from daemon.gateway.log import SENT, PredictionLog, stamp
+from daemon.intake import Cursor, FileMark
 from daemon.platforms.base import JobSpec, JobState
 from daemon.platforms.local_jobs import LocalJobs
 from daemon.retention import LOG_BYTES, Retention, Swept
@@ -31,13 +31,19 @@ def jobs(tmp_path: Path) -> LocalJobs:
     return LocalJobs(tmp_path, grace=0.3)
 
 
-def retention(world: World, local: LocalJobs, **keep: timedelta | None) -> Retention:
+ON_KAFKA = Stream(
+    kind="kafka", connection="main", topic="churn", label_topic="left", predictions=Path("predictions"), labels=Path("labels"),
+    archive=timedelta(days=2), fields=Fields(id="id", label="left"),
+)  # fmt: skip
+
+
+def retention(world: World, local: LocalJobs, stream: Stream | None = None, **keep: timedelta | None) -> Retention:
     """What sweeps the world's home; what is not said stays for ever."""
     config = Config.model_validate({
         "home": world.folder,
         "retention": RetentionConfig(**{"jobs": None, "evidence": None, "predictions": None, **keep}),
         "models": {"churn": Model(task="binary", registered="churn", stream="churn")},
-        "streams": {"churn": Stream(predictions=Path("predictions"), fields=Fields(id="id"))},
+        "streams": {"churn": stream or Stream(predictions=Path("predictions"), fields=Fields(id="id"))},
     })  # fmt: skip
     return Retention(config, local, world.store, world.clock)
 
@@ -145,3 +151,31 @@ def test_sweeping_goes_on_after_trouble(world: World, jobs: LocalJobs, monkeypat
     stop.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def test_prediction_logs_go_to_a_topic_before_they_are_removed(world: World, jobs: LocalJobs) -> None:
+    """What was not sent yet stays, however old it is."""
+    world.open(EACH)
+    first, second, *newer = predictions(world)
+    sweeper = retention(world, jobs, ON_KAFKA, predictions=timedelta(days=1))
+    assert sweeper.sweep() == Swept(0, 0, 0)
+    world.submit(cursors=(Cursor(SENT + "churn", {"file": second.name, "lines": 0}),))
+    assert sweeper.sweep() == Swept(0, 0, 2)
+    assert not first.exists()
+    assert all(path.exists() for path in newer)
+
+
+def test_the_archive_of_topics_is_kept_as_long_as_it_says(world: World, jobs: LocalJobs) -> None:
+    """Files that nothing was added to for so long go, of predictions and of labels; what is not the archive's stays."""
+    world.open(EACH)
+    for folder in ("predictions", "labels"):
+        (world.folder / folder).mkdir()
+        for days, name in ((3, "topic-churn-0-0.jsonl"), (1, "topic-churn-0-9.jsonl"), (9, "by-hand.jsonl")):
+            path = world.folder / folder / name
+            path.touch()
+            at = (world.clock() - timedelta(days=days)).timestamp()
+            os.utime(path, (at, at))
+    assert retention(world, jobs, ON_KAFKA).sweep() == Swept(0, 0, 0, 2)
+    for folder in ("predictions", "labels"):
+        left = sorted(path.name for path in (world.folder / folder).iterdir())
+        assert left == ["by-hand.jsonl", "topic-churn-0-9.jsonl"]
