@@ -179,6 +179,7 @@ class App:
         if config.webhook.hooks or posts is not None:
             sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None, posts))
         sources.extend(_topics(config, clock))
+        sources.extend(_gateway_logs(config, clock))
         if config.streams:
             sources.append(self._supervisor)
         return sources
@@ -314,6 +315,14 @@ def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:
         KafkaSource(name, entry, config.kafka[entry.connection], config.home, clock)
         for name, entry in config.topics.items()
     ]
+
+
+def _gateway_logs(config: Config, clock: Callable[[], datetime]) -> list[Source]:
+    if all(stream.kind == "files" for stream in config.streams.values()):
+        return []
+    from daemon.sources.gatewaylog import gateway_logs  # noqa: PLC0415 - as above
+
+    return [*gateway_logs(config, clock)]
 
 
 def settle_garbage() -> None:

@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 
 from daemon.clients.kafka_connection import opening, settings
 from daemon.clients.kafka_errors import named_errors
-from daemon.core.errors import ClientError, Refused
+from daemon.core.errors import ClientError, Refused, Unavailable
 from daemon.kafkaparts import KafkaConnection
 
 
@@ -24,6 +24,8 @@ class Outgoing:
     value: bytes | None
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int | None = None
+    """Epoch milliseconds; None: now."""
 
 
 class Producer:
@@ -47,7 +49,11 @@ class Producer:
 
     def send(self, topic: str, records: Sequence[Outgoing]) -> list[ClientError | None]:
         """Send all; None for each that all in-sync replicas have, else why it is not sure that they do."""
-        futures = [self._begin(topic, record) for record in records]
+        futures: list[Any] = []
+        away: Unavailable | None = None
+        for record in records:  # what one has waited for in vain the others need not wait for, one after the other
+            futures.append(away or self._begin(topic, record))
+            away = futures[-1] if isinstance(futures[-1], Unavailable) else None
         answers = [future if isinstance(future, ClientError) else self._end(future) for future in futures]
         if len(records) == 1:
             return answers
@@ -68,7 +74,9 @@ class Producer:
         value = b"" if record.value is None and record.key is None else record.value
         try:
             with named_errors("send"):
-                return self._kafka.send(topic, value=value, key=record.key, headers=list(record.headers))
+                return self._kafka.send(
+                    topic, value=value, key=record.key, headers=list(record.headers), timestamp_ms=record.timestamp
+                )
         except ClientError as error:
             return error
 

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -18,10 +18,12 @@ import typer
 from daemon.commands.exits import Exit
 from daemon.commands.printing import AsJson, print_error, print_json, print_line
 from daemon.commands.workplace import Workplace, workplace
+from daemon.config import Stream
 from daemon.core.errors import NotFound
-from daemon.feeding.files import Folder, Format, Labels, Pace, label_folder, play_files
+from daemon.feeding.files import Folder, Format, Labels, Pace, label_folder, play_rows
 from daemon.feeding.requests import Answered, Target, play_requests
 from daemon.feeding.table import Table, read_table
+from daemon.feeding.topics import Keyed, Send, Topic
 
 
 def feed(  # noqa: PLR0913, PLR0917 - options of a command line
@@ -32,20 +34,25 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
     ],
     labels: Annotated[Path | None, typer.Option("--labels", help="The labels by id; default: the data's own.")] = None,
     to: Annotated[
-        Literal["files", "gateway"],
-        typer.Option("--to", help="Prediction-log files, or requests to the local gateway."),
-    ] = "files",
+        Literal["stream", "files", "gateway"],
+        typer.Option(
+            "--to", help="What the stream reads: files, or a topic; or files; or requests to the local gateway."
+        ),
+    ] = "stream",
     rows: Annotated[
         str, typer.Option("--rows", metavar="A:B", help="Rows A to B (not included), by event time.")
     ] = ":",
     rate: Annotated[float, typer.Option("--rate", min=0, help="Rows per second; 0: as fast as it goes.")] = 0.0,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows per file.")] = 500,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows per file, or sent at once.")] = 500,
     formats: Annotated[str, typer.Option("--format", help="File formats, used in turn.")] = "jsonl,parquet",
     label_lag: Annotated[int, typer.Option("--label-lag", min=0, help="Labels come so many rows later.")] = 0,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=1000, help="Requests at a time.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Play a data set into a stream in event-time order, as another serving system would, with labels coming later.
+
+    A stream of topics gets records, keyed by unit or id; the timestamps of labels are in event time, so the topic of labels
+    must keep what is that old (`retention.ms`). It waits until the brokers have each batch.
 
     On SIGTERM it ends with the row at work, brings the labels of what it has played, and says where to go on (`next`).
     """
@@ -57,18 +64,23 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
     kinds = _formats(formats)
     table = read_table(entry, data, labels, _range(rows))
     pace = Pace(rate, batch, label_lag)
-    later = Labels(table, label_folder(entry, table, kinds, place.home), label_lag, batch)
-    began = time.monotonic()
-    if to == "files":
+    to = "files" if to == "stream" and entry.kind == "files" else to
+    with _producer(context, entry, stream, to) as send:
+        label_topic = _topic(entry.label_topic, table, send, in_event_time=True) if table.labels is not None else None
+        label_files = None if send else label_folder(entry, table, kinds, place.home)
+        later = Labels(table, label_topic or label_files, label_lag, batch)
+        topic = _topic(entry.topic, table, send if to == "stream" else None, in_event_time=False)
         folder = Folder(place.home / entry.predictions, entry.complete == "marker", kinds)
-        with _until_told() as wait:
-            position = play_files(table, folder, later, pace, wait)
-        answered = None
-    else:
-        folder = None
-        position, answered = asyncio.run(play_requests(table, _target(place, stream, concurrency), later, pace))
+        began, answered = time.monotonic(), None
+        if to == "gateway":
+            position, answered = asyncio.run(play_requests(table, _target(place, stream, concurrency), later, pace))
+        else:
+            with _until_told() as wait:
+                position = play_rows(table, topic or folder, later, pace, wait)
     told = _summary(table, position, later, time.monotonic() - began)
-    told |= {"stream": stream, "to": to, "files": folder.files if folder else 0, **_answers(answered)}
+    told |= {"stream": stream, "to": to, "files": folder.files, "label_files": label_files.files if label_files else 0}
+    told |= {} if send is None else {"sent": topic.dropped if topic else 0}
+    told |= _answers(answered)
     if as_json:
         print_json(told)
     else:
@@ -76,6 +88,33 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
     if answered is not None and answered.sent and not answered.versions:
         print_error(f"driftd: no request was answered: {dict(answered.failures)}")
         raise typer.Exit(Exit.FOUND)
+
+
+@contextmanager
+def _producer(context: typer.Context, entry: Stream, name: str, to: str) -> Iterator[Send | None]:
+    """Sends to the topics of a stream; None where it has none, or files are wanted. ClientError when that fails."""
+    if entry.kind == "files" or to == "files":
+        yield None
+        return
+    from daemon.clients.kafka_producer import Outgoing, Producer  # noqa: PLC0415 - who feeds files need not wait for it
+
+    config = workplace(context, with_secrets=workplace(context).config.kafka[entry.connection].sasl is not None).config
+    producer = Producer(config.kafka[entry.connection], f"{name}-feed")
+
+    def send(topic: str, records: Sequence[Keyed]) -> None:
+        wanted = [Outgoing(one.value, one.key, timestamp=one.timestamp) for one in records]
+        failed = next((error for error in producer.send(topic, wanted) if error is not None), None)
+        if failed is not None:
+            raise failed
+
+    try:
+        yield send
+    finally:
+        producer.close()
+
+
+def _topic(name: str | None, table: Table, send: Send | None, *, in_event_time: bool) -> Topic | None:
+    return None if name is None or send is None else Topic(name, table, send, in_event_time)
 
 
 def _range(text: str) -> tuple[int, int | None]:
@@ -130,8 +169,7 @@ def _summary(table: Table, position: int, labels: Labels, seconds: float) -> dic
     played = position - table.first
     return {
         "rows": played, "first": table.first, "next": position, "stopped": played < len(table.rows),
-        "labels": labels.brought, "label_files": labels.folder.files if labels.folder else 0,
-        "seconds": round(seconds, 3),
+        "labels": labels.brought, "seconds": round(seconds, 3),
     }  # fmt: skip
 
 

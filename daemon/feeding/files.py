@@ -1,4 +1,4 @@
-"""Prediction-log files dropped into a stream's folders, at a pace, with labels in files of their own later."""
+"""Prediction logs brought to a stream at a pace, with labels of their own later: files in its folders, or records on topics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import orjson
 import pandas as pd
@@ -15,6 +15,14 @@ from daemon.config import Stream
 from daemon.feeding.table import Table, records
 
 Format = Literal["jsonl", "parquet", "csv"]
+
+
+class Place(Protocol):
+    """Where rows are brought: a folder, or a topic."""
+
+    def drop(self, name: str, rows: pd.DataFrame, last: int) -> None:
+        """Bring rows under a name; `last` is the row that was played last."""
+        ...
 
 
 @dataclass(slots=True)
@@ -28,8 +36,9 @@ class Folder:
     """Used in turn."""
     files: int = 0
 
-    def drop(self, name: str, rows: pd.DataFrame) -> None:
+    def drop(self, name: str, rows: pd.DataFrame, last: int) -> None:
         """Write rows to a file that nobody sees before it is whole."""
+        del last  # a file says by its time when it came
         kind = self.formats[self.files % len(self.formats)]
         self.path.mkdir(parents=True, exist_ok=True)
         whole = self.path / f"{name}.{kind}"
@@ -51,7 +60,7 @@ class Labels:
     """Labels that follow their predictions: `lag` rows later, in blocks of `batch` rows."""
 
     table: Table
-    folder: Folder | None
+    place: Place | None
     """None: no labels come later."""
     lag: int
     batch: int
@@ -66,18 +75,18 @@ class Labels:
     def follow(self, played: int) -> None:
         """`played` is the row after the last one that was played: bring the labels that are due."""
         while self.position + self.batch <= played - self.lag:
-            self._bring(self.position + self.batch)
+            self._bring(self.position + self.batch, played)
 
     def finish(self, played: int) -> None:
         """Bring all that is left, up to the last row that was played: nobody comes after."""
         while self.position < played:
-            self._bring(min(self.position + self.batch, played))
+            self._bring(min(self.position + self.batch, played), played)
 
-    def _bring(self, end: int) -> None:
-        if self.folder is not None:
+    def _bring(self, end: int, played: int) -> None:
+        if self.place is not None:
             rows = self.table.labelled(self.position, end)
             if len(rows):
-                self.folder.drop(f"labels-{self.position:08d}-{end:08d}", rows)
+                self.place.drop(f"labels-{self.position:08d}-{end:08d}", rows, played - 1)
                 self.brought += len(rows)
         self.position = end
 
@@ -89,7 +98,7 @@ class Pace:
     rows_per_s: float
     """0: as fast as it goes."""
     batch: int
-    """Rows per file."""
+    """Rows per file, or sent at once."""
     label_lag: int
     """Labels come so many rows after their predictions."""
 
@@ -101,8 +110,8 @@ def label_folder(stream: Stream, table: Table, formats: Sequence[Format], home: 
     return Folder(home / stream.labels, stream.complete == "marker", formats)
 
 
-def play_files(table: Table, predictions: Folder, labels: Labels, pace: Pace, wait: Callable[[float], bool]) -> int:
-    """Drop one file after the other; the row after the last one. `wait(seconds)` is true when it is to stop."""
+def play_rows(table: Table, predictions: Place, labels: Labels, pace: Pace, wait: Callable[[float], bool]) -> int:
+    """Bring one batch after the other; the row after the last one. `wait(seconds)` is true when it is to stop."""
     began, start = time.monotonic(), table.first
     position, last = start, start + len(table.rows)
     while position < last:
@@ -110,7 +119,7 @@ def play_files(table: Table, predictions: Folder, labels: Labels, pace: Pace, wa
         if wait(max(due - time.monotonic(), 0.0)):
             break
         end = min(position + pace.batch, last)
-        predictions.drop(f"rows-{position:08d}-{end:08d}", table.between(position, end))
+        predictions.drop(f"rows-{position:08d}-{end:08d}", table.between(position, end), end - 1)
         position = end
         labels.follow(position)
     labels.finish(position)

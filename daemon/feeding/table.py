@@ -91,9 +91,11 @@ def _played(fields: Fields, *, with_label: bool) -> list[str]:
 def _labels(stream: Stream, table: pd.DataFrame, path: Path | None) -> pd.Series[Any] | None:
     """The labels that come in files of their own; None when there are none, or when they come with the predictions."""
     fields = stream.fields
-    if fields.label is None or stream.labels is None:
+    if fields.label is None or (stream.labels is None and stream.label_topic is None):
         if path is not None:
-            raise BadInput("the stream has no label field and folder in config.yaml: there is nowhere to bring labels")
+            raise BadInput(
+                "the stream has no label field, or no folder or topic of labels, in config.yaml: there is nowhere to bring them"
+            )
         return None
     if path is None:
         return table[fields.label].dropna() if fields.label in table.columns else None
