@@ -17,7 +17,7 @@ DATA_SHA256 := cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    the main job, end to end, on real data (ARGS=--keep leaves the daemon up)"
+	@echo "make run    the main job, end to end, on real data (ARGS=--keep leaves the daemon up, --kafka: through a broker)"
 	@echo "make test   all tests"
 	@echo "make check  lint, types, import rules, core tests: under a minute"
 	@echo "make bench  a JSON line per figure (ARGS=NAME: those whose name starts so)"
@@ -50,7 +50,7 @@ broker: .cache/kafka/.done
 	$(PY) -m daemon.story.jars
 	touch $@
 
-run: .venv/done data
+run: .venv/done data $(if $(filter --kafka,$(ARGS)),broker)
 	export DRIFTD_HOME="$${DRIFTD_HOME:-.driftd/story}"
 	$(PY) -m daemon.story $(ARGS)
 

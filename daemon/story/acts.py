@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.core.runs import Run, State
+from daemon.story.onkafka import TOPIC, Log, log_of
 from daemon.story.people import MODEL
 from daemon.story.stage import Stage, StoryFailed
 
@@ -17,10 +18,12 @@ QUIET_RATE = 2_500
 """Rows per second before the change (several years of applications in ten seconds)."""
 RATE = 300
 """Rows per second after it, in files..."""
-LOGGED = 36_000
+LOGGED = 34_000
 """... up to this row; the rest are requests to the gateway."""
 REQUESTS = 80
 """Requests per second once a canary is on."""
+OPEN = 750
+"""So many rows may wait for the end of their slice and window, with topics; of files none do after 25,000 rows."""
 BATCH = 250
 """Rows per prediction-log file."""
 LABEL_LAG = 500
@@ -37,6 +40,8 @@ class Seen:
     requests: dict[str, int] = field(default_factory=dict)
     runs: list[tuple[str, Run]] = field(default_factory=list)
     """What was expected of it, and the run."""
+    log: Log | None = None
+    """With a broker: what its topics hold at the end."""
 
 
 def first_model(stage: Stage, seen: Seen) -> None:
@@ -56,9 +61,10 @@ def daemon_starts(stage: Stage) -> None:
 
 def quiet(stage: Stage) -> None:
     """25,000 rows in which nothing changes: no retraining may start."""
-    _feed(stage, "quiet", "files", 0, CHANGE, QUIET_RATE)
+    _feed(stage, "quiet", "stream", 0, CHANGE, QUIET_RATE)
     stage.done("quiet", 120)
-    stage.wait(f"row {CHANGE} to be measured", lambda: stage.rows_measured() >= CHANGE, 60)
+    measured = CHANGE - (0 if stage.broker is None else OPEN)
+    stage.wait(f"row {measured} to be measured", lambda: stage.rows_measured() >= measured, 60)
     started = [run for run in stage.runs() if any(step.verb == "retrain" for step in run.steps)]
     if started:
         raise StoryFailed(f"a retraining started before row {CHANGE}: run {started[0].id[:8]}, {started[0].why}")
@@ -67,13 +73,15 @@ def quiet(stage: Stage) -> None:
 
 def change(stage: Stage, seen: Seen) -> Run:
     """The applicants change: the rule fires, a job trains, the new version is evaluated, and a canary begins."""
-    _feed(stage, "changed", "files", CHANGE, LOGGED, RATE)
+    _feed(stage, "changed", "stream", CHANGE, LOGGED, RATE)
     run: Run = stage.wait("a retraining", lambda: _retraining(stage), 90)
-    seen.fired_at_row = int(run.trigger.data.get("window", {}).get("last", 0)) + 1
+    seen.fired_at_row = stage.row_after(run.trigger.data["window"])
     seen.fired_at = run.trigger.time.isoformat()
     stage.tell(
         f"rule {run.rule} fired after row {seen.fired_at_row}, {seen.fired_at_row - CHANGE} rows into the change"
     )
+    if seen.fired_at_row <= CHANGE:
+        raise StoryFailed(f"rule {run.rule} fired on a window that ends before row {CHANGE}: {run.why}")
     stage.wait("the canary", lambda: _now(stage, run).state is State.SERVING or _now(stage, run).ended, 300)
     stage.end("changed")
     _must(stage, run, State.SERVING, seen, "promoted")
@@ -102,6 +110,21 @@ def bad_version(stage: Stage, seen: Seen, who: str) -> None:
         raise StoryFailed(f"the rollback of run {run.id[:8]} is not proven: {ended.given.get('verified')}")
     seen.runs.append(("rolled back", ended))
     stage.tell(f"version {version}: {ended.why}")
+
+
+def read_to_the_end(stage: Stage, seen: Seen) -> None:
+    """No more requests come: all records are read, those too that the gateway has logged."""
+    stage.end("requests")
+    answered = int(stage.last_words("requests")["requests"])
+    assert stage.broker is not None
+    broker = stage.broker
+    logged = int(stage.last_words("changed")["next"]) + answered
+
+    def is_read() -> bool:
+        seen.log = log_of(broker, stage.figures())
+        return seen.log is not None and seen.log.lag == 0 and seen.log.sent[TOPIC] >= logged
+
+    stage.wait(f"all of {logged} predictions to be read", is_read, 60)
 
 
 def _retraining(stage: Stage) -> Run | None:

@@ -110,6 +110,12 @@ class Broker:
         return f"{HOST}:{self.proxy_port}"
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None, "the broker is not running"
+        return self._process.pid
+
+    @property
     def log(self) -> Path:
         """What it said."""
         return self.folder / "broker.log"

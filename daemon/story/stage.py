@@ -6,6 +6,7 @@ running daemon.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -14,17 +15,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from daemon.config import Config
+from daemon.control import ask
+from daemon.core.errors import DaemonError
 from daemon.core.events import Recorded
 from daemon.core.runs import Run
 from daemon.store.base import Row, Session
 from daemon.store.rows import event_of, run_of
 from daemon.store.sqlite import SqliteStore
+from daemon.story.broker import Broker
+from daemon.story.onkafka import PID_FILE
+from daemon.story.people import MODEL
 
 MARK = ".driftd-story"
 """Marks a home that a story made, and that the next one may clear."""
@@ -42,7 +50,10 @@ class Stage:
     data: Path
     playing: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     tell: Callable[[str], None] = print
+    broker: Broker | None = None
+    """The Kafka broker that the log goes through; None: the log is files."""
     _store: SqliteStore | None = None
+    _times: list[str] = field(default_factory=list)
 
     # -- before and after
 
@@ -64,10 +75,18 @@ class Stage:
         for name in list(self.playing):
             self.end(name)
         self._end_leftovers()
+        if self.broker is not None:
+            self.broker.stop()
 
     def _end_leftovers(self) -> None:
-        """The gateway outlives the daemon by design; a story that is over takes it down."""
-        pid_file = self.config.home / "gateway" / "gateway.json"
+        """The gateway outlives the daemon by design; a story that is over takes it down, and the broker of one that was
+        killed.
+        """
+        self._end_noted(self.config.home / "gateway" / "gateway.json")
+        if self.broker is None:
+            self._end_noted(self.config.home / "story" / PID_FILE)
+
+    def _end_noted(self, pid_file: Path) -> None:
         try:
             noted = json.loads(pid_file.read_text())
         except (OSError, ValueError):
@@ -80,6 +99,12 @@ class Stage:
             deadline = time.monotonic() + 10
             while start_of(pid) == noted.get("start") and time.monotonic() < deadline:
                 threading.Event().wait(0.1)
+
+    @property
+    def at_home(self) -> str:
+        """What stands before a command that is to look at this story."""
+        home = f"DRIFTD_HOME={self.config.home}"
+        return home if self.broker is None else f"DRIFTD_CONFIG={self.config.root / 'config.yaml'} {home}"
 
     # -- programs
 
@@ -175,7 +200,25 @@ class Stage:
     def rows_measured(self) -> int:
         """Rows whose windows have been measured."""
         event = self.newest("drift.measured")
-        return int(event.event.data["window"]["last"]) + 1 if event else 0
+        return self.row_after(event.event.data["window"]) if event else 0
+
+    def row_after(self, window: Mapping[str, Any]) -> int:
+        """The row behind a window's last one: by its place in the log of files, by its time where it came by topics."""
+        if self.broker is None:
+            return int(window["last"]) + 1
+        if not self._times:
+            with (self.data / "synthetic_car_loan_analysis.csv").open(newline="") as file:
+                self._times = [row["timestamp"] for row in csv.DictReader(file)]
+        end = datetime.fromisoformat(window["end"]).astimezone(UTC).replace(tzinfo=None)
+        return bisect_right(self._times, end.isoformat(" ", "milliseconds"))
+
+    def figures(self) -> Mapping[str, Any]:
+        """What the daemon says of the stream; nothing while it does not answer."""
+        try:
+            figures: Mapping[str, Any] = ask(self.config.home, {"op": "status"}, 10)["status"]["streams"][MODEL]
+        except (DaemonError, KeyError):
+            return {}
+        return figures
 
     def calls(self, run: Run) -> list[Row]:
         """The calls of a run."""

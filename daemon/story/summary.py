@@ -9,6 +9,7 @@ from daemon.core.audit import verify
 from daemon.reading import audit_chain
 from daemon.store.sqlite import SqliteStore
 from daemon.story.acts import CHANGE, Seen
+from daemon.story.onkafka import PARTITIONS
 from daemon.story.stage import Stage
 
 
@@ -38,5 +39,11 @@ def show(stage: Stage, seen: Seen, seconds: float) -> None:
     finally:
         store.close()
     console.print(f"Audit chain verified; head {head[:16]}…, exported heads in {home / 'audit' / 'heads.jsonl'}")
-    console.print(f"Look around: DRIFTD_HOME={home} .venv/bin/driftd runs | explain | audit verify")
+    if stage.broker is not None and seen.log is not None:
+        topics = ", ".join(f"{name} {records:,}" for name, records in seen.log.sent.items())
+        console.print(
+            f"Kafka broker {stage.broker.address}, topics of {PARTITIONS} partitions; records sent: {topics}; "
+            f"read: {sum(seen.log.sent.values()) - seen.log.lag:,}; lag at the end: {seen.log.lag}"
+        )
+    console.print(f"Look around: {stage.at_home} .venv/bin/driftd runs | explain | audit verify")
     console.print(f"The story took {seconds:.0f} s.")
