@@ -212,6 +212,11 @@ class Stage:
         end = datetime.fromisoformat(window["end"]).astimezone(UTC).replace(tzinfo=None)
         return bisect_right(self._times, end.isoformat(" ", "milliseconds"))
 
+    def rows_logged(self) -> int:
+        """Records in the gateway's log."""
+        files = (self.config.home / self.config.streams[MODEL].predictions).glob(f"*-{MODEL}.jsonl*")
+        return sum(path.read_bytes().count(b"\n") for path in files)
+
     def figures(self) -> Mapping[str, Any]:
         """What the daemon says of the stream; nothing while it does not answer."""
         try:
