@@ -192,3 +192,8 @@ class Lab:
             owner.store()
             self.close_slices()
         return self.store
+
+
+def by_monitor(events: list[Event]) -> list[Event]:
+    """In the order of each monitor: that of windows of different monitors, measured for their labels, is nobody's promise."""
+    return sorted(events, key=lambda event: event.source)

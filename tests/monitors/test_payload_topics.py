@@ -12,10 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.core.events import Event
 from daemon.core.monitors import Monitor, Window
 from daemon.monitors.slices import Head
-from tests.monitors.logs import Lab, Logs, Record, topic_plan
+from tests.monitors.logs import Lab, Logs, Record, by_monitor, topic_plan
 from tests.monitors.payloads import FIELDS, START, call, line, moment, payload_plan
 from tests.monitors.test_slices import moves, play
 
@@ -45,11 +44,6 @@ def events(chance: random.Random, partitions: int) -> Logs:
         came.sort(key=lambda one: one[0])
         made["predictions", partition] = [(round((BASE + at) * 1000), event) for at, event in came]
     return made
-
-
-def by_monitor(events: list[Event]) -> list[Event]:
-    """In the order of each monitor: that of windows of different monitors, measured for their labels, is nobody's promise."""
-    return sorted(events, key=lambda event: event.source)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
