@@ -114,8 +114,6 @@ class Condition:
         for stream, first in self._ailing.items():
             if stream in problems and now - first >= STALLED:
                 stuck[f"stream:{stream}"] = f"{problems[stream]} (since {first.isoformat()})"
-        for name in self._streams.stalled:
-            stuck.setdefault(name, problems.get(name.removeprefix("stream:")) or "it does not reach its broker")
         return stuck
 
     def _tell_stall(self, watched: _Watched, now: datetime) -> None:

@@ -14,6 +14,8 @@ from daemon.core.spelling import did_you_mean
 from daemon.documents import Where
 from daemon.parts import Duration, Part, Secret
 
+ARCHIVED = "topic-"
+"""Names of archive files begin so: the local gateway's log lies in the same folder."""
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 TOPIC_NAMES = "a topic's name has letters, digits, dots, hyphens and underscores"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}")

@@ -11,8 +11,11 @@ from daemon.core.spelling import did_you_mean
 from daemon.documents import Where
 from daemon.parts import Duration, Part, Secret
 
-_MODEL = ("model_name", "model_version")
-_OWN = ("id", "time", *_MODEL)
+PREDICTION = "prediction"
+"""What a response says is called so, or `prediction.NAME` or `prediction.0`."""
+MODEL = ("model_name", "model_version")
+"""What V2 responses say of their model."""
+_OWN = ("id", "time", *MODEL)
 """What the events themselves have under these names."""
 _PRIVATE = (
     "but posts lie on the disk as they come until they are measured; send the events through a topic, or leave private "
@@ -49,6 +52,11 @@ class PayloadHook(Part):
     """How much all files of events may have; beyond that posts are answered 503, and lost: the logger does not repeat."""
 
 
+def is_prediction(name: str) -> bool:
+    """A field of this name is what a response says."""
+    return name == PREDICTION or name.startswith(f"{PREDICTION}.")
+
+
 def wrong_with_format(kserve: Kserve | None, is_kserve: bool, roles: Mapping[str, str | None]) -> Iterator[str]:
     """What is wrong with a stream's format; `roles`: its fields by what they are for, features as `features NAME`."""
     if kserve is not None and not is_kserve:
@@ -61,15 +69,14 @@ def wrong_with_format(kserve: Kserve | None, is_kserve: bool, roles: Mapping[str
     for role, name in roles.items():
         if name is None:
             continue
-        is_output = name == "prediction" or name.startswith("prediction.")
-        if role in {"prediction", "score"} and not is_output:
+        if role in {"prediction", "score"} and not is_prediction(name):
             yield f"has fields.{role} {name!r}; what a response says is called prediction, prediction.NAME or prediction.0"
-        if role in {"version", "model"} and not name.startswith("ce.") and name not in _MODEL:
+        if role in {"version", "model"} and not name.startswith("ce.") and name not in MODEL:
             yield (
                 f"has fields.{role} {name!r}; events say it as ce.ATTRIBUTE (ce.endpoint, ce.annotations.NAME, …), V2 "
-                f"responses as {' or '.join(_MODEL)}"
+                f"responses as {' or '.join(MODEL)}"
             )
-        if role.startswith("features ") and (is_output or name in _OWN or name.startswith("ce.")):
+        if role.startswith("features ") and (is_prediction(name) or name in _OWN or name.startswith("ce.")):
             yield f"has a feature {name!r}; events of the payload logger have something else under this name"
         if inputs and role.startswith("features ") and name not in inputs:
             yield f"has a feature {name!r} that kserve.inputs does not name{did_you_mean(name, inputs)}"

@@ -26,6 +26,7 @@ import structlog
 from daemon.config import Config, Model, Stream
 from daemon.core.errors import DaemonError
 from daemon.gateway.log import SENT, closed_before
+from daemon.kafkaparts import ARCHIVED
 from daemon.platforms.local_jobs import LocalJobs
 from daemon.reading import Readable
 from daemon.store.rows import micros
@@ -33,8 +34,6 @@ from daemon.store.rows import micros
 FIRST_S, AGAIN_S = 60.0, 3600.0
 """When it is looked for the first time, and how often then."""
 LOG_BYTES = 10_000_000
-ARCHIVED = "topic-"
-"""Files of an archive begin so (monitors.archive.PREFIX, which is not imported: it needs numpy)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ import typer
 from daemon.commands.exits import Exit
 from daemon.commands.printing import AsJson, print_error, print_json, print_line
 from daemon.commands.workplace import Workplace, workplace
-from daemon.config import Stream
-from daemon.core.errors import NotFound
+from daemon.core.errors import BadInput, NotFound
 from daemon.feeding.files import Folder, Format, Labels, Pace, label_folder, play_rows
 from daemon.feeding.requests import Answered, Target, play_requests
 from daemon.feeding.table import Table, read_table
@@ -65,7 +64,11 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
     table = read_table(entry, data, labels, _range(rows))
     pace = Pace(rate, batch, label_lag)
     to = "files" if to == "stream" and entry.kind == "files" else to
-    with _producer(context, entry, stream, to) as send:
+    if to == "stream" and entry.format != "json":
+        raise BadInput(
+            f"stream {stream!r} reads what a {entry.format} logger sends, not rows: send requests to its model"
+        )
+    with _producer(context, place, stream, to) as send:
         label_topic = _topic(entry.label_topic, table, send, in_event_time=True) if table.labels is not None else None
         label_files = None if send else label_folder(entry, table, kinds, place.home)
         later = Labels(table, label_topic or label_files, label_lag, batch)
@@ -91,14 +94,16 @@ def feed(  # noqa: PLR0913, PLR0917 - options of a command line
 
 
 @contextmanager
-def _producer(context: typer.Context, entry: Stream, name: str, to: str) -> Iterator[Send | None]:
+def _producer(context: typer.Context, place: Workplace, name: str, to: str) -> Iterator[Send | None]:
     """Sends to the topics of a stream; None where it has none, or files are wanted. ClientError when that fails."""
+    entry = place.config.streams[name]
     if entry.kind == "files" or to == "files":
         yield None
         return
     from daemon.clients.kafka_producer import Outgoing, Producer  # noqa: PLC0415 - who feeds files need not wait for it
 
-    config = workplace(context, with_secrets=workplace(context).config.kafka[entry.connection].sasl is not None).config
+    is_secret = place.config.kafka[entry.connection].sasl is not None
+    config = workplace(context, with_secrets=True).config if is_secret else place.config
     producer = Producer(config.kafka[entry.connection], f"{name}-feed")
 
     def send(topic: str, records: Sequence[Keyed]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from daemon.core.canonical import canonical, content_id
+from daemon.core.problems import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +334,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             _t("until", "event time up to which slices were closed before that record was read", required=True),
         )),
         EventType("problem.recorded", "Something came in that could not be used; nothing was dropped silently.", (
-            _s("kind", "`record`, `file`, `rule`, `config`, `webhook`, `kafka`, `event`, `worker`, `registry`", required=True),
+            _s("kind", ", ".join(f"`{kind}`" for kind in KINDS), required=True),
             _s("where", "file and position, or the sender", required=True),
             _s("reason", "why, in a sentence", required=True),
         )),

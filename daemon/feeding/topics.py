@@ -67,5 +67,6 @@ class Topic:
         if isinstance(value, str | pd.Timestamp):
             moment = pd.Timestamp(value)
             return int((moment.tz_localize("UTC") if moment.tzinfo is None else moment).timestamp() * 1000)
-        # Seconds reach 1e11 in the year 5138, milliseconds did in 1973.
-        return int(value if value > 1e11 else value * 1000)
+        # As monitors read times: seconds up to 1e11 (the year 5138), then ms, µs and ns, each by its magnitude.
+        limits = ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3))
+        return int(value / next((unit for most, unit in limits if abs(value) < most), 1e6))

@@ -17,14 +17,13 @@ from typing import Any
 
 import orjson
 
+from daemon.kafkaparts import ARCHIVED
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.privacy import protect
 from daemon.monitors.records import Raw
 from daemon.monitors.slices import Head
 from daemon.monitors.values import plain
 
-PREFIX = "topic-"
-"""Names of archive files begin so: the local gateway's log lies in the same folder."""
 SEGMENT_S = 300.0
 SEGMENT_BYTES = 64 << 20
 """A file is written to for so long, or until it is so large."""
@@ -46,7 +45,7 @@ class Archive:
     def __init__(self, plan: StreamPlan, head: Head, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._plan = plan
         self._folder = plan.label_archive if head.topic == plan.labels else plan.archive
-        self._name = f"{PREFIX}{head.topic}-{head.partition}"
+        self._name = f"{ARCHIVED}{head.topic}-{head.partition}"
         self._monotonic = monotonic
         self._waiting: list[tuple[int, bytes]] = []
         """Place of the first row, and lines, of what is not in a file yet."""

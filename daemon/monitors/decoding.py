@@ -21,8 +21,6 @@ from daemon.monitors.records import Malformed, Raw, by_field
 
 FEW = 64
 """So many records are not worth a columnar decoder."""
-LONGEST = 8 << 20
-"""Longest value in bytes; a longer one is a malformed record."""
 _BLOCK = 1 << 18
 _LEARN = 200
 """Records of a refused batch that are looked at, to learn of which types its fields are."""
@@ -204,8 +202,6 @@ def _type_of(kinds: set[type], number: bool) -> pa.DataType | None:
 
 def _object(value: bytes) -> dict[str, Any] | str:
     """The record of a value, or why there is none."""
-    if len(value) > LONGEST:
-        return f"the value is longer than {LONGEST >> 20} MiB"
     try:
         record = orjson.loads(value)
     except orjson.JSONDecodeError as error:

@@ -21,7 +21,7 @@ from daemon.intake import Progress, StateWrite
 from daemon.monitors.archive import Archive
 from daemon.monitors.arrow import NO_TIME
 from daemon.monitors.dead_letters import DeadLetters, SendLetters
-from daemon.monitors.decoding import LONGEST, Format
+from daemon.monitors.decoding import Format
 from daemon.monitors.held import FAULTS, Held, hold
 from daemon.monitors.join import sampled
 from daemon.monitors.partials import LabelRows, PaneKey, Partial, WaitingRows
@@ -39,6 +39,10 @@ SEGMENT_VALUES = 100
 _PARTITION_BITS = 16
 _DAY = 86_400_000_000
 _AHEAD = 30 * _DAY
+
+
+LONGEST = 8 << 20
+"""Longest value in bytes; a longer one is a malformed record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,10 +384,9 @@ class PartitionMonitor:
 
     def _letter(self, malformed: Iterable[Malformed]) -> None:
         bad = sorted(malformed, key=lambda one: one.where)
-        if bad:
-            self.head = replace(self.head, malformed=self.head.malformed + len(bad))
         if not bad:
             return
+        self.head = replace(self.head, malformed=self.head.malformed + len(bad))
         for problem in self.letters.positions((self.head.topic, self.head.partition), bad, self._portion.records(bad)):
             self._problem(problem)
 

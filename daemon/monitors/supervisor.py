@@ -117,11 +117,6 @@ class Supervisor:
             sums |= stream.shown(now)
         return shown
 
-    @property
-    def stalled(self) -> tuple[str, ...]:
-        """The streams (`stream:NAME`) that have not reached their broker for long, as the store knows."""
-        return tuple(f"stream:{name}" for name, stream in list(self._streams.items()) if stream.ails_told)
-
     def problems(self) -> dict[str, str]:
         """The streams with which something is wrong now, and what."""
         return {name: stream.problem for name, stream in list(self._streams.items()) if stream.problem}

@@ -16,7 +16,7 @@ from daemon.clients.kafka_places import Gap, Place, gap_of
 from daemon.core.errors import ClientError, Unavailable
 from daemon.core.monitors import Monitor, Window
 from daemon.core.schema import check_data
-from daemon.monitors import dead_letters, decoding, partition
+from daemon.monitors import dead_letters, partition
 from daemon.monitors.batches import batch_of
 from daemon.monitors.frames import Frame
 from daemon.monitors.group import GroupSession
@@ -367,7 +367,6 @@ def test_a_value_over_the_limit_is_malformed_however_the_log_is_portioned(
 ) -> None:
     """Alone or among so many that they are decoded at once: the same record is left out, and has a letter."""
     monkeypatch.setattr(partition, "LONGEST", 2000)
-    monkeypatch.setattr(decoding, "LONGEST", 2000)
     rows = predictions(200)
     rows[30] = record({"id": "long", "at": 30, "yhat": 1, "plan": "x" * 3000}, 30)
     counted = []

@@ -375,7 +375,7 @@ def test_a_stream_with_very_many_files_is_opened(lab: Lab, data: Path) -> None:
             del there[-10_000:], lost[-500:]
     (folder / "again.jsonl").write_bytes(b"7")  # the content of one that is gone
     with lab.daemon() as daemon:
-        wait_for(lambda: daemon.events("drift.measured"))
+        wait_for(lambda: daemon.events("drift.measured"), 240)
         path = str(folder / "again.jsonl")
         again = wait_for(lambda: daemon.writer.files("stream:car-loan", path[:-1], 1).get(path))
         wait_for(lambda: len(daemon.writer.gone("stream:car-loan")) > 32 * 12_000)

@@ -13,10 +13,11 @@ from typing import Any, Literal, Self
 import orjson
 
 from daemon.core.errors import BadInput
-from daemon.monitors.payloads.tensors import MODEL, PREDICTION, Table, inputs, outputs
+from daemon.monitors.payloads.tensors import Table, inputs, outputs
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.privacy import protect
 from daemon.monitors.values import moment
+from daemon.payloadparts import MODEL, is_prediction
 from daemon.sources.envelopes import Envelope
 
 Side = Literal["request", "response"]
@@ -81,7 +82,7 @@ class Wanted:
 
 def is_output(name: str) -> bool:
     """A field of this name comes from the response."""
-    return name == PREDICTION or name.startswith(f"{PREDICTION}.") or name in MODEL
+    return is_prediction(name) or name in MODEL
 
 
 def half_of(envelope: Envelope, wanted: Wanted) -> Half | None:

@@ -17,10 +17,8 @@ from typing import Any
 
 from daemon.core.errors import BadInput
 from daemon.monitors.records import dig
+from daemon.payloadparts import MODEL, PREDICTION
 
-PREDICTION = "prediction"
-MODEL = ("model_name", "model_version")
-"""What V2 responses say of their model."""
 MOST_ROWS = 100_000
 """Most rows of one request."""
 _DATATYPES = frozenset(
