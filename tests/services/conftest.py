@@ -27,11 +27,17 @@ def topics(broker: Broker) -> Iterator[Topics]:
 
 
 @pytest.fixture
-def topic(request: pytest.FixtureRequest, topics: Topics) -> str:
+def named(request: pytest.FixtureRequest) -> str:
+    """A topic's name of the test's own: all modules share one broker, and tests in two of them may be called the same."""
+    name = f"{request.path.stem}.{request.node.name}"
+    return name.replace("test_", "").replace("[", ".").replace("]", "")
+
+
+@pytest.fixture
+def topic(named: str, topics: Topics) -> str:
     """A topic of one partition of the test's own."""
-    name = str(request.node.name).removeprefix("test_").replace("[", ".").replace("]", "")
-    topics.create(name)
-    return name
+    topics.create(named)
+    return named
 
 
 @pytest.fixture

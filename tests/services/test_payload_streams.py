@@ -15,10 +15,9 @@ from daemon.story.broker import Broker
 from daemon.story.topics import Message, Topics
 from tests.monitors import payloads
 from tests.monitors.lab import wait_for
-from tests.services.test_prediction_streams import PARTITIONS, START, Daemon, Lab, finish, make, named
+from tests.services.test_prediction_streams import PARTITIONS, START, Daemon, Lab, finish, make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-__all__ = ["named"]
 
 CALLS = 3_000
 EVENTS: dict[str, Any] = {"format": "kserve", "fields": payloads.FIELDS}

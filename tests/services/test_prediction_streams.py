@@ -167,12 +167,6 @@ def _is_closed(daemon: Daemon) -> bool:
     return "idle" in closed and not daemon.pending() and figures.get("held") == 0
 
 
-@pytest.fixture
-def named(request: pytest.FixtureRequest) -> str:
-    """A topic's name of the test's own."""
-    return str(request.node.name).removeprefix("test_").replace("[", ".").replace("]", "")
-
-
 def test_two_workers_one_of_them_killed_build_the_windows_that_one_builds(
     tmp_path: Path, broker: Broker, topics: Topics, named: str
 ) -> None:
