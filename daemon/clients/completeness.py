@@ -35,6 +35,8 @@ class Sight:
     """Moved into place or closed after writing, and not changed since."""
     created: bool = False
     """Seen being created; its close was not seen yet."""
+    asked: bool = False
+    """The system was asked who writes it; before that `writing` says nothing."""
     writing: bool | None = None
     """Some process has it open for writing; None: the system cannot say."""
     marked: bool = False
@@ -54,5 +56,5 @@ def is_complete(sight: Sight, complete: Complete, stable_for: float, now: float)
 
 def quiet_for(sight: Sight, complete: Complete, stable_for: float) -> float:
     """How many seconds the file must stand still where no notification and no marker speaks for it."""
-    awaiting_close = complete == "renamed" and sight.created and sight.writing is None
+    awaiting_close = complete == "renamed" and sight.created and sight.asked and sight.writing is None
     return max(stable_for, LOST_CLOSE_S) if awaiting_close else stable_for

@@ -177,8 +177,9 @@ class FolderWatch:
         self._pending[entry.path] = sight
         if self._complete == "marker":
             sight = replace(sight, marked=_is_marked(entry, before))
-        elif entry.regular and (sight.settled or now - sight.since >= self._stable_for):
-            sight = self._pending[entry.path] = replace(sight, writing=is_being_written(entry.path))
+        elif sight.settled or now - sight.since >= self._stable_for:
+            writing = is_being_written(entry.path) if entry.regular else None
+            sight = self._pending[entry.path] = replace(sight, asked=True, writing=writing)
         return is_complete(sight, self._complete, self._stable_for, now)
 
     def _sight(self, entry: Entry, hint: _Hint | None, now: float) -> Sight:

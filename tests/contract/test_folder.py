@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watchdog.events import FileCreatedEvent, FileSystemEventHandler
+from watchdog.observers.api import BaseObserver, EventEmitter
 
 from daemon.clients.completeness import Complete
 from daemon.clients.folder import FolderWatch, is_being_written
@@ -132,6 +134,30 @@ def test_folders_below_count_also_when_they_appear_later(reader: Reader, folder:
     whole.rename(folder / "2027")
     reader.until("c.csv")
     assert {"a.csv", "c.csv"} == set(reader.statuses)
+
+
+def test_a_file_whose_close_came_before_its_folder_was_watched_is_taken_as_soon_as_it_stands_still(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its creation is told of, by the one who found it in a new folder; nobody has it open, and the system says so."""
+    told: list[FileSystemEventHandler] = []
+
+    class Quiet(BaseObserver):
+        """An observer that observes nothing."""
+
+    def observe(_path: str, notes: FileSystemEventHandler) -> BaseObserver:
+        told.append(notes)
+        return Quiet(EventEmitter)
+
+    monkeypatch.setattr("daemon.clients.folder._observe", observe)
+    monkeypatch.setattr("daemon.clients.folder._is_alive", lambda _observer: True)
+    monkeypatch.setattr(BaseObserver, "join", lambda _self: None)
+    with watching(folder, "renamed", poll=600.0) as watch:
+        reader = Reader(watch)
+        reader.look()
+        (folder / "a.csv").write_text("a")
+        told[0].dispatch(FileCreatedEvent(str(folder / "a.csv")))
+        reader.until("a.csv")
 
 
 def test_the_oldest_file_comes_first(folder: Path) -> None:

@@ -18,6 +18,7 @@ SIGHTS = st.builds(
     since=st.floats(0, 200),
     settled=st.booleans(),
     created=st.booleans(),
+    asked=st.booleans(),
     writing=st.sampled_from([None, True, False]),
     marked=st.booleans(),
 )
@@ -34,8 +35,12 @@ SIGHTS = st.builds(
         pytest.param(
             "renamed", replace(SEEN, settled=True, writing=True), 900.0, False, id="closed by one of two writers"
         ),
-        pytest.param("renamed", replace(SEEN, created=True), 102.0, False, id="created, not closed, nobody can say"),
-        pytest.param("renamed", replace(SEEN, created=True), 100.0 + LOST_CLOSE_S, True, id="its close was lost"),
+        pytest.param(
+            "renamed", replace(SEEN, created=True, asked=True), 102.0, False, id="created, not closed, nobody can say"
+        ),
+        pytest.param(
+            "renamed", replace(SEEN, created=True, asked=True), 100.0 + LOST_CLOSE_S, True, id="its close was lost"
+        ),
         pytest.param("renamed", replace(SEEN, created=True, writing=False), 102.0, True, id="created, nobody writes"),
         pytest.param("stable", replace(SEEN, settled=True), 101.0, False, id="stable takes no notification's word"),
         pytest.param("stable", SEEN, 102.0, True, id="stable, stood still"),
