@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("--kafka", action="store_true", help="through a Kafka broker, which is started for it")
     wanted = parser.parse_args()
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where whoever started it ignores them
+        signal.signal(number, signal.default_int_handler)
     stage, seen = Stage(load_config(with_secrets=False), DATA.absolute()), acts.Seen()
     kept = False
     try:
@@ -40,9 +41,11 @@ def main() -> int:
         print(f"The story broke off: {failed}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("The story was broken off; what it started is ended.", file=sys.stderr)
+        print("The story is broken off; what it started is being ended.", file=sys.stderr)
         return 130
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # asked again, it would leave half of it running
+            signal.signal(number, signal.SIG_IGN)
         if not kept:
             stage.close()
     return 0

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from daemon.platforms.shim import start_of, write_atomically
 from daemon.story import jars
 
 HOST = "127.0.0.1"
@@ -32,6 +33,8 @@ ANNS_PASSWORD = "anns-secret"  # noqa: S105 - of a broker that lives as long as 
 START_S = 240.0
 """A start takes eight seconds of one core; a machine that does much else needs longer."""
 STOP_S = 30.0
+NOTE = "broker.json"
+"""In its folder: the process that runs, for whoever comes after somebody who was killed."""
 
 _SETTINGS = {
     "process.roles": "broker,controller",
@@ -132,6 +135,7 @@ class Broker:
                 [jars.java(), *_JVM, "-cp", jars.class_path(), "kafka.Kafka", str(properties)],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
+        write_atomically(self.folder / NOTE, {"pid": self.pid, "start": start_of(self.pid)})
         self._wait_until_it_answers()
 
     def stop(self) -> None:

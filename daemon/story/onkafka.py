@@ -6,7 +6,6 @@ car-loan rows are nine minutes apart, so what a busy stream would cut into secon
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import yaml
 
 from daemon.config import Config, load_config
-from daemon.platforms.shim import start_of
 from daemon.story import jars
 from daemon.story.broker import Broker
 from daemon.story.people import MODEL
@@ -28,8 +26,6 @@ STREAM: Mapping[str, Any] = {
     "archive": "1d", "slice": "6h", "lateness": "12h",
 }  # fmt: skip
 """What the stream says otherwise than in config.yaml as shipped."""
-PID_FILE = "broker.json"
-"""In the story's folder: so that the next story ends what a killed one has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +51,6 @@ def broker_in(home: Path) -> Broker:
 def begin(broker: Broker, config: Config) -> Config:
     """Start the broker with the topics, and write config.yaml for it into the story's folder: the configuration."""
     broker.start()
-    note = config.home / "story" / PID_FILE
-    note.write_text(json.dumps({"pid": broker.pid, "start": start_of(broker.pid)}))
     with Topics(broker.address) as topics:
         topics.create(TOPIC, PARTITIONS)
         topics.create(LABEL_TOPIC, PARTITIONS, retention_ms="-1")  # labels are as old as their event time says

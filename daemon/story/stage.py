@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -30,8 +28,8 @@ from daemon.core.runs import Run
 from daemon.store.base import Row, Session
 from daemon.store.rows import event_of, run_of
 from daemon.store.sqlite import SqliteStore
+from daemon.story import leftovers
 from daemon.story.broker import Broker
-from daemon.story.onkafka import PID_FILE
 from daemon.story.people import MODEL
 
 MARK = ".driftd-story"
@@ -79,26 +77,9 @@ class Stage:
             self.broker.stop()
 
     def _end_leftovers(self) -> None:
-        """The gateway outlives the daemon by design; a story that is over takes it down, and the broker of one that was
-        killed.
-        """
-        self._end_noted(self.config.home / "gateway" / "gateway.json")
-        if self.broker is None:
-            self._end_noted(self.config.home / "story" / PID_FILE)
-
-    def _end_noted(self, pid_file: Path) -> None:
-        try:
-            noted = json.loads(pid_file.read_text())
-        except (OSError, ValueError):
-            return
-        from daemon.platforms.shim import start_of  # noqa: PLC0415 - only here
-
-        pid = int(noted.get("pid", 0))
-        if pid and start_of(pid) and start_of(pid) == noted.get("start"):
-            os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + 10
-            while start_of(pid) == noted.get("start") and time.monotonic() < deadline:
-                threading.Event().wait(0.1)
+        """What outlives the daemon by design, and what a story that was killed has left; never that of somebody's own."""
+        if (self.config.home / MARK).exists():
+            leftovers.end(self.config.home)
 
     @property
     def at_home(self) -> str:
@@ -123,6 +104,7 @@ class Stage:
                 start_new_session=True,
             )
         self.playing[name] = process
+        leftovers.note(self.config.home, name, process.pid)
         return process
 
     def end(self, name: str, seconds: float = 20.0) -> int:
