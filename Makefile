@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 DATA_WHEEL := nannyml==0.13.1
 DATA_SHA256 := cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869
 
-.PHONY: run test check core-tests slow-tests bench crash start setup data broker lock format clean
+.PHONY: run test check core-tests slow-tests bench crash start setup data broker cluster cluster-binaries lock format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test   all tests"
 	@echo "make check  lint, types, import rules, core tests: under a minute"
 	@echo "make bench  a JSON line per figure (ARGS=NAME: those whose name starts so)"
+	@echo "make cluster  a Kubernetes API server to play with, until Ctrl-C (ARGS=kserve: with that platform's definitions)"
 	@echo "make crash  kill the daemon at every fault point, all the times"
 
 setup: .venv/done data broker
@@ -50,6 +51,14 @@ broker: .cache/kafka/.done
 	$(PY) -m daemon.story.jars
 	touch $@
 
+# The programs of the Kubernetes cluster of the tests, out of Go modules; kept under .cache by the digest of their pins.
+# It tells how long it will take: some minutes, once.
+cluster-binaries: .venv/done
+	@$(PY) -m tests.cluster.binaries api
+
+cluster: cluster-binaries
+	@$(PY) -m tests.cluster $(ARGS)
+
 run: .venv/done data $(if $(filter --kafka,$(ARGS)),broker)
 	export DRIFTD_HOME="$${DRIFTD_HOME:-.driftd/story}"
 	$(PY) -m daemon.story $(ARGS)
@@ -64,7 +73,7 @@ check: .venv/done
 	$(BIN)/lint-imports
 	$(PY) -m pytest -q -n 2 -m "not slow" tests/core tests/architecture
 
-test: setup
+test: setup cluster-binaries
 	@layer() { local began=$$SECONDS; echo "== $$1"; shift; "$$@"; echo "== took $$((SECONDS - began)) s"; }
 	layer check $(MAKE) --no-print-directory check
 	layer "fast tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore=tests/core --ignore=tests/architecture
