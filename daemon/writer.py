@@ -31,7 +31,7 @@ from daemon.answers import Answers
 from daemon.auditing import Head, HeadFile
 from daemon.claims import Claimed, Claims
 from daemon.core.calls import Outcome
-from daemon.core.errors import DaemonError, Deposed, StoreBusy, StoreError
+from daemon.core.errors import DaemonError, Deposed, Kept, StoreBusy, StoreError
 from daemon.core.events import Event
 from daemon.core.memory import Memory
 from daemon.core.rules import RuleSet
@@ -99,6 +99,8 @@ class Writer(Answers):
         self._failure: BaseException | None = None
         self._waiting = ""
         self._claims = Claims()
+        self._last: _Committed | None = None
+        """What the transaction has written that was tried last, and whose end may not be known."""
         self._hand_out: Callable[[list[Claimed]], None] = lambda _claimed: None
         self._epoch = store.lead()
         self._memory: dict[tuple[str, str], Memory]
@@ -346,6 +348,12 @@ class Writer(Answers):
         while True:
             try:
                 committed = self._once(items)
+            except Kept:
+                if self._last is None:
+                    raise
+                self._log.info("writer.was_kept")
+                self._waiting = ""
+                return self._last
             except StoreBusy as error:
                 if not pause:
                     self._log.warning("writer.waiting", why=str(error))
@@ -363,6 +371,7 @@ class Writer(Answers):
     def _once(self, items: list[Item]) -> _Committed:
         self._turned = time.monotonic()
         with self._store.transaction(self._epoch) as session:
+            self._last = None
             ledger = Ledger(session, self._standing, self._rules, self._now())
             ledger.begin, ledger.handle = self._running.begin, self._running.handle
             results = self._results(ledger, items)
@@ -373,13 +382,14 @@ class Writer(Answers):
             ledger.flush()
             timer, call = session.rows("next_timer")[0][0], session.rows("next_call")[0][0]
             self._on_point(Point.BEFORE_COMMIT)
-        return _Committed(
-            ledger,
-            results,
-            claimed,
-            timers_due=None if timer is None else moment(timer),
-            calls_due=None if call is None else moment(call),
-        )
+            self._last = committed = _Committed(
+                ledger,
+                results,
+                claimed,
+                timers_due=None if timer is None else moment(timer),
+                calls_due=None if call is None else moment(call),
+            )
+        return committed
 
     def _results(self, ledger: Ledger, items: list[Item]) -> list[Any]:
         """What came of the items; of the first ones only, when they are a stream's and something urgent waits."""

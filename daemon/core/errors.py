@@ -7,7 +7,8 @@ DaemonError
 ├─ StoreError           database trouble; the cause is chained
 │  ├─ StoreBusy         locked or full: nothing was written, try again
 │  ├─ Fenced            progress is owned by another: the batch was refused whole
-│  └─ Deposed           another leader's epoch is stored: this process must stop
+│  ├─ Deposed           another leader's epoch is stored: this process must stop
+│  └─ Kept              a transaction whose end was not told had been committed: do not write it again
 ├─ NotFound             nothing of that name is there
 ├─ BadInput             a record, file or request that cannot be read; it becomes a stored problem
 └─ ClientError          a service said no
@@ -79,6 +80,10 @@ class Fenced(StoreError):
 
 class Deposed(StoreError):
     """Another process leads now: nothing was written, and this one must stop."""
+
+
+class Kept(StoreError):
+    """A transaction before, whose COMMIT was not answered and which counted as busy, is durable: it must not be done again."""
 
 
 class NotFound(DaemonError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import threading
@@ -63,6 +64,11 @@ class SqliteStore:
             _migrate(self._writer)
         self._session = Statements(self._writer)
         self._folding: Folding | None = None
+
+    @property
+    def lease_s(self) -> float:
+        """For ever while the file lock is held."""
+        return 0.0 if self._lock_file is None else math.inf
 
     def lead(self) -> int:
         """Take the file lock, and the next epoch."""

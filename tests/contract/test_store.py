@@ -1,4 +1,4 @@
-"""What every store must do. SQLite is its own fake: the suite runs on real files, and a second database joins by a line."""
+"""What every store must do: the suite runs on SQLite's files and on a PostgreSQL server. What only one of them does is at its name."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from daemon.core.verdicts import Clause, Decision, Verdict
 from daemon.store import sqlite
 from daemon.store.base import Store
 from daemon.store.folding import ROWS
+from daemon.store.links import Server
+from daemon.store.postgres import PostgresStore
 from daemon.store.rows import (
     call_of,
     decision_of,
@@ -39,23 +41,48 @@ from daemon.store.rows import (
 )
 from daemon.store.sqlite import SqliteStore
 from daemon.store.statements import migrations, statements
+from tests.monitors.lab import wait_for
+from tests.postgres import Postgres
 
 Open = Callable[[], Store]
+Place = Path | Server
 SPAWN = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture(params=["sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Opens the same store as often as it is called; a second kind of database joins by its name."""
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where an empty store may be made: a file, or a database of the server."""
+    if request.param == "sqlite":
+        return tmp_path / "store.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.server(server.database(), lease_s=30.0)
+
+
+@pytest.fixture
+def opened(place: Place) -> Iterator[Open]:
+    """Opens the same store as often as it is called."""
     stores: list[Store] = []
 
     def open_one() -> Store:
-        stores.append(SqliteStore(tmp_path / "store.db"))
+        stores.append(open_at(place))
         return stores[-1]
 
     yield open_one
     for store in stores:
         store.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SqliteStore]:
+    """SQLite's, where only that is meant."""
+    store = SqliteStore(tmp_path / "store.db")
+    yield store
+    store.close()
+
+
+def open_at(place: Place) -> Store:
+    """The store there."""
+    return SqliteStore(place) if isinstance(place, Path) else PostgresStore(place)
 
 
 def put(store: Store, epoch: int, name: str, value: str = "x") -> None:
@@ -155,24 +182,23 @@ def test_reading_from_many_threads_keeps_few_connections(opened: Open) -> None:
         thread = threading.Thread(target=lambda: value(store, "a"))
         thread.start()
         thread.join()
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store, SqliteStore | PostgresStore)
     assert len(store._idle) == 1
 
 
 def test_who_reads_while_the_store_is_closed_reads_on(opened: Open) -> None:
     """A connection is not closed under its reader, which SQLite would not survive; it is closed when the reader is done."""
     store = opened()
-    assert isinstance(store, SqliteStore)
+    assert isinstance(store, SqliteStore | PostgresStore)
     with store.read() as session:
         store.close()
         assert session.rows("meta", "a") == []
     assert len(store._idle) == 0
 
 
-def test_the_log_is_folded_beside_the_writer(opened: Open) -> None:
+def test_the_log_is_folded_beside_the_writer(file: SqliteStore) -> None:
     """After many commits the log's pages are in the file, without the writer's own checkpoint, which is switched off here."""
-    store = opened()
-    assert isinstance(store, SqliteStore)
+    store = file
     epoch = store.lead()
     store._writer.execute("PRAGMA wal_autocheckpoint = 0")
     before = store._path.stat().st_size
@@ -196,9 +222,9 @@ def test_epochs_go_up(opened: Open) -> None:
     assert opened().lead() == first + 1
 
 
-def _lead_elsewhere(path: Path, told: Any) -> None:
+def _lead_elsewhere(place: Place, told: Any) -> None:
     """In a process of its own: try to lead; hold on until told to end."""
-    store = SqliteStore(path)
+    store = open_at(place)
     try:
         told.send(store.lead())
     except StoreBusy as error:
@@ -208,13 +234,13 @@ def _lead_elsewhere(path: Path, told: Any) -> None:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Callable[[], Any]]:
+def elsewhere(place: Place) -> Iterator[Callable[[], Any]]:
     """Tries to lead in another process; its epoch, or why not."""
     started: list[tuple[Any, Any]] = []
 
     def lead() -> Any:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_lead_elsewhere, args=(tmp_path / "store.db", theirs))
+        process = SPAWN.Process(target=_lead_elsewhere, args=(place, theirs))
         process.start()
         started.append((process, ours))
         assert ours.poll(30)
@@ -231,46 +257,67 @@ def elsewhere(tmp_path: Path) -> Iterator[Callable[[], Any]]:
 
 
 def test_a_second_process_may_not_lead(opened: Open, elsewhere: Callable[[], Any]) -> None:
-    """While one process leads another is refused, and told what to do; when the first has gone it may."""
+    """While one process leads another is refused, and told who does; when the first has gone it may."""
     store = opened()
     first = store.lead()
-    assert "stop it first" in elsewhere()
+    assert "another driftd leads" in elsewhere()
     store.close()
     assert elsewhere() == first + 1
 
 
+def test_the_leader_knows_that_it_leads(opened: Open, elsewhere: Callable[[], Any]) -> None:
+    """Time is left to the leader alone: none to who does not lead, and none any more to who has left."""
+    store, other = opened(), opened()
+    assert max(store.lease_s, other.lease_s) <= 0
+    store.lead()
+    assert store.lease_s > 0
+    assert other.lease_s <= 0
+    store.close()
+    assert store.lease_s <= 0
+
+
 def test_a_leader_whose_lock_was_lost_is_refused(
-    opened: Open, elsewhere: Callable[[], Any], tmp_path: Path
+    file: SqliteStore, tmp_path: Path
 ) -> None:  # fmt: skip
     """When the lock file went away under it and another process leads, the old leader's writes are refused."""
-    store = opened()
-    epoch = store.lead()
+    epoch = file.lead()
     (tmp_path / "store.db.lock").unlink()
-    assert elsewhere() == epoch + 1
-    with pytest.raises(Deposed, match=str(epoch + 1)):
-        put(store, epoch, "a")
-    assert value(store, "a") == []
+    with contextlib.closing(SqliteStore(tmp_path / "store.db")) as other:
+        assert other.lead() == epoch + 1
+        with pytest.raises(Deposed, match=str(epoch + 1)):
+            put(file, epoch, "a")
+    assert value(file, "a") == []
 
 
-def test_a_killed_leader_leaves_the_lead(opened: Open, tmp_path: Path) -> None:
-    """A process that was killed holds nothing."""
+def test_a_killed_leader_leaves_the_lead(place: Place, opened: Open) -> None:
+    """A process that was killed holds nothing; on PostgreSQL, once its lease is over."""
+    brief = place if isinstance(place, Path) else replace(place, lease_s=1.0)
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=_lead_elsewhere, args=(tmp_path / "store.db", theirs))
+    process = SPAWN.Process(target=_lead_elsewhere, args=(brief, theirs))
     process.start()
     assert ours.poll(30)
     epoch = ours.recv()
     process.kill()
     process.join()
-    assert opened().lead() == epoch + 1
+    store = opened()
+    wait_for(lambda: leads(store) == epoch + 1)
+
+
+def leads(store: Store) -> int:
+    """The new epoch; 0 when another still leads."""
+    try:
+        return store.lead()
+    except StoreBusy:
+        return 0
 
 
 # -- busy
 
 
-def test_a_locked_database_is_busy(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody else holds the write lock a transaction is refused as busy: nothing was written, try again."""
     monkeypatch.setattr(sqlite, "BUSY_MS", 20)
-    store = opened()
+    store = SqliteStore(tmp_path / "store.db")
     epoch = store.lead()
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -280,6 +327,7 @@ def test_a_locked_database_is_busy(opened: Open, tmp_path: Path, monkeypatch: py
     other.execute("ROLLBACK")
     other.close()
     put(store, epoch, "a")
+    store.close()
 
 
 def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
@@ -342,16 +390,16 @@ def test_a_migration_that_breaks_leaves_the_store_as_it_was(tmp_path: Path, monk
     assert schema(tmp_path / "store.db") == before
 
 
-def test_two_processes_may_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    """One of them makes the schema, the other finds it."""
-    opened_stores: list[SqliteStore] = []
+def test_several_may_open_a_fresh_store_at_once(place: Place) -> None:
+    """One of them makes the schema, the others find it."""
+    opened_stores: list[Store] = []
     errors: list[StoreError] = []
     start = threading.Barrier(4)
 
     def open_one() -> None:
         start.wait(10)
         try:
-            opened_stores.append(SqliteStore(tmp_path / "store.db"))
+            opened_stores.append(open_at(place))
         except StoreError as error:
             errors.append(error)
 
@@ -383,7 +431,7 @@ def test_every_statement_fits_the_schema(tmp_path: Path, name: str) -> None:
 
 # -- rows
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -406,10 +454,17 @@ RUN = Run(
 ON_FILE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def leading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, int]]:
-    """A store to write rows to, and read them from."""
-    store = SqliteStore(tmp_path_factory.mktemp("rows") / "store.db")
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def leading(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Store, int]]:  # fmt: skip
+    """One store for all the examples."""
+    store: Store
+    if request.param == "sqlite":
+        store = SqliteStore(tmp_path_factory.mktemp("rows") / "store.db")
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        store = PostgresStore(server.server(server.database()))
     yield store, store.lead()
     store.close()
 

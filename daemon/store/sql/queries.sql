@@ -206,13 +206,13 @@ SELECT seq, kind, ref, body, hash FROM audit WHERE ref = ? ORDER BY seq;
 
 -- name: put_problem
 INSERT INTO problems (id, kind, place, reason, dead_letter, first, last, count) VALUES (?, ?, ?, ?, ?, ?, ?, 1)
-ON CONFLICT (id) DO UPDATE SET last = excluded.last, count = count + 1;
+ON CONFLICT (id) DO UPDATE SET last = excluded.last, count = problems.count + 1;
 
 -- name: problems
 SELECT kind, place, reason, dead_letter, first, last, count FROM problems ORDER BY last DESC LIMIT ?;
 
 -- name: problem_count
-SELECT kind, sum(count) FROM problems GROUP BY kind ORDER BY kind;
+SELECT kind, CAST(sum(count) AS BIGINT) FROM problems GROUP BY kind ORDER BY kind;
 
 -- name: cursor
 SELECT value FROM cursors WHERE source = ?;

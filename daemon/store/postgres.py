@@ -1,0 +1,203 @@
+"""The store that several replicas share: a PostgreSQL database, in which one process at a time leads.
+
+Each transaction of the leader first holds its epoch's row (`hold_epoch`), so another leader's epoch is either seen, and the
+write refused, or cannot begin before the transaction has ended. Commits are durable when they return (synchronous_commit).
+
+A connection that is lost in a COMMIT leaves open whether it was one. The next transaction asks the server first, by the id
+of the one before (https://www.postgresql.org/docs/current/functions-info.html, pg_xact_status), and raises Kept when it had
+been committed: what it wrote is there, and must not be written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from daemon.core.errors import Deposed, Kept, StoreBusy, StoreError
+from daemon.store.base import Session
+from daemon.store.lease import Lease
+from daemon.store.links import Connection, Server, Statements, broken, connect, named_errors, undo
+from daemon.store.statements import postgres_migrations
+
+MIGRATING = 0x6472_6966_7464
+"""Advisory lock of the database under which the schema is brought up to date."""
+LIMITS = ["statement_timeout", "lock_timeout"]
+"""What does not hold meanwhile."""
+READING_S = 10.0
+"""How long a reader waits for a connection when all are taken."""
+
+
+class PostgresStore:
+    """A store in one database."""
+
+    def __init__(self, server: Server) -> None:
+        """StoreBusy when the server cannot be reached now, StoreError when the database is not fit."""
+        self._server = server
+        self._writer: Connection | None = None
+        self._doubt = ""
+        """Id of the transaction of which it is not known whether it was committed; empty when there is none."""
+        self._lease: Lease | None = None
+        self._idle: deque[Connection] = deque()
+        """Connections for reading that nobody uses now: as many as ever read at once."""
+        self._places = threading.BoundedSemaphore(server.readers)
+        self._closed = False
+        try:
+            _migrate(self._connected())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def lease_s(self) -> float:
+        """See Store."""
+        return 0.0 if self._lease is None else self._lease.left_s
+
+    def lead(self) -> int:
+        """Take the lead if nobody has it, and the next epoch."""
+        if self._lease is None:
+            self._lease = Lease(self._server, f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}")
+        return self._lease.take()
+
+    @contextmanager
+    def transaction(self, epoch: int) -> Iterator[Session]:
+        """One transaction of the leader of `epoch`."""
+        connection = self._connected()
+        session = Statements(connection)
+        self._settle_doubt(session)
+        try:
+            with named_errors():
+                connection.execute("BEGIN")
+            ((stored, transaction),) = session.rows("hold_epoch")
+            if stored != epoch:
+                if self._lease is not None:
+                    self._lease.lost()
+                raise Deposed(f"epoch {epoch} no longer leads: {stored} does")
+            yield session
+            self._doubt = transaction
+            with named_errors():
+                ended = connection.execute("COMMIT").statusmessage
+            self._doubt = ""
+            if ended != "COMMIT":
+                raise StoreError("the transaction was rolled back: a statement of it had failed")
+        except BaseException:
+            undo(connection)
+            if not broken(connection):
+                self._doubt = ""  # the server has said that it was not committed
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A view for reading, on a connection that nobody else uses meanwhile."""
+        if not self._places.acquire(timeout=READING_S):
+            raise StoreBusy(f"{self._server.readers} others have been reading for {READING_S:g} s")
+        try:
+            with self._reader() as connection:
+                yield Statements(connection)
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        """Let others lead, and close all connections; nobody writes any more. Who is reading closes his own at the end."""
+        self._closed = True
+        if self._lease is not None:
+            self._lease.leave()
+        if self._writer is not None:
+            self._writer.close()
+        self._close_idle()
+
+    @contextmanager
+    def _reader(self) -> Iterator[Connection]:
+        connection = self._begun()
+        try:
+            yield connection
+        finally:
+            undo(connection)
+            if not broken(connection):
+                self._idle.append(connection)
+            if self._closed:
+                self._close_idle()
+
+    def _begun(self) -> Connection:
+        """A connection in a transaction for reading. Those that a restart of the server has broken are passed over."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = connect(self._server)
+                with named_errors():
+                    connection.execute(begin)
+                return connection
+            try:
+                with named_errors():
+                    connection.execute(begin)
+            except StoreBusy:
+                connection.close()
+            else:
+                return connection
+
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _connected(self) -> Connection:
+        """The writer's connection, made anew when the last one broke."""
+        if self._writer is None or broken(self._writer):
+            self._writer = connect(self._server)
+        return self._writer
+
+    def _settle_doubt(self, session: Statements) -> None:
+        """Ask what became of a COMMIT that was not answered."""
+        if not self._doubt:
+            return
+        ((outcome,),) = session.rows("outcome", self._doubt)
+        if outcome == "in progress":
+            raise StoreBusy(f"transaction {self._doubt}, whose end was not told, is still at work")
+        transaction, self._doubt = self._doubt, ""
+        if outcome == "committed":
+            raise Kept(f"transaction {transaction}, whose end was not told, was committed")
+
+
+def _migrate(connection: Connection) -> None:
+    """Bring the database to the newest schema, in one transaction: of two processes that open it at once, one does it."""
+    newest = postgres_migrations()[-1][0]
+    with named_errors():
+        if _version(connection) == newest:
+            return
+        connection.execute("BEGIN")
+        try:
+            # Another may be at it, and an index over much takes its time.
+            connection.execute(
+                "SELECT set_config(name, '600s', true) FROM unnest(%s::text[]) AS limits(name)", (LIMITS,)
+            )
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
+            version = _version(connection)
+            if version > newest:
+                raise StoreError(f"the store has schema {version}, this driftd knows {newest}: a newer one wrote it")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, at TIMESTAMPTZ NOT NULL)"
+            )
+            for number, script in postgres_migrations():
+                if number > version:
+                    connection.execute(script.encode())
+                    connection.execute("INSERT INTO migrations VALUES (%s, now())", (number,))
+            connection.execute("COMMIT")
+        except BaseException:
+            undo(connection)
+            raise
+
+
+def _version(connection: Connection) -> int:
+    """Number of the last migration; 0 in a fresh database."""
+    ((there,),) = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchall()
+    if not there:
+        return 0
+    ((version,),) = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchall()
+    return int(version)

@@ -1,0 +1,1 @@
+CREATE INDEX runs_by_state ON runs (state);
