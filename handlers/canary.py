@@ -38,6 +38,7 @@ from handlers.parts.traffic import (
     Pin,
     deployed,
     identity,
+    is_split,
     ours,
     pin,
     same,
@@ -230,7 +231,7 @@ def _prepare(call: Call, context: Context, inputs: Canary, stands: Progress, tra
             return Failed(f"version {trouble(waits, traffic)} did not become ready; no traffic was shifted")
         return Working(POLL, replace(stands, pin=made).to_json(), f"version {trouble(waits, traffic)} loads")
     answers: tuple[Answer, ...] = (Answer("registry", "pin", {"stable": made.stable, "aliased": made.aliased}),)
-    if not same(traffic.weights, {made.stable: 100}):
+    if not is_split(traffic, {made.stable: 100}):
         traffic, shifted = shift(call, context, {made.stable: 100}, traffic.epoch)
         answers += shifted
     plan = judge.Plan(made.stable, version, inputs.watched, inputs.alpha, inputs.min_requests, inputs.baseline)
@@ -312,7 +313,7 @@ def _moved(call: Call, inputs: Canary, stands: Progress, traffic: Traffic) -> Pr
         ours(call, traffic)
         and traffic.epoch == stands.epoch + 1
         and following < len(inputs.steps)
-        and same(traffic.weights, _weights(inputs, stands, following))
+        and same(traffic.goal, _weights(inputs, stands, following))
     ):
         return stands
     return None

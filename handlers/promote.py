@@ -26,12 +26,25 @@ from daemon.handling import (
     Working,
 )
 from handlers.parts.settled import settled, version_of
-from handlers.parts.traffic import Pin, deployed, note_alias, ours, pin, retire_others, same, set_alias, shift, trouble
+from handlers.parts.traffic import (
+    Pin,
+    deployed,
+    is_split,
+    note_alias,
+    ours,
+    pin,
+    retire_others,
+    set_alias,
+    settled_down,
+    shift,
+    trouble,
+)
 
 SECONDS = 600.0
 LEASE = timedelta(seconds=30)
 """The alias is not moved when less than this is left: a late write could come after the run's undo."""
 HOLDBACK = 5
+SETTLE_POLL = 3.0
 
 
 class Promote(Inputs):
@@ -76,7 +89,7 @@ def run(call: Call, context: Context) -> Outcome:
         return Failed("too little time is left to move the alias safely")
     answers = _champion(call, context, inputs, made)
     wanted = _wanted(call, inputs, made, traffic)
-    if not same(traffic.weights, wanted):
+    if not is_split(traffic, wanted):
         try:
             traffic, shifted = shift(call, context, wanted, traffic.epoch)
         except Conflict as conflict:
@@ -84,6 +97,11 @@ def run(call: Call, context: Context) -> Outcome:
         answers += shifted
     if len(wanted) == 1:
         answers += retire_others(call, context, (version, made.stable))
+        left, told = settled_down(call, context)
+        # The new version serves: what is left over must not have it taken back.
+        if left and context.now + 2 * LEASE < call.deadline:
+            return Working(SETTLE_POLL, note=f"version {version} has the traffic; still: {left}", answers=answers)
+        answers += told
     return Done({"promoted": version, "previous": made.stable, "epoch": traffic.epoch}, answers=answers)
 
 

@@ -36,11 +36,23 @@ from daemon.handling import (
     parse_duration,
 )
 from handlers.parts.settled import settled
-from handlers.parts.traffic import READY_SECONDS, deployed, move_alias, ours, pin_tag, pinned, same, shift, trouble
+from handlers.parts.traffic import (
+    READY_SECONDS,
+    deployed,
+    is_split,
+    move_alias,
+    ours,
+    pin_tag,
+    pinned,
+    settled_down,
+    shift,
+    trouble,
+)
 
 STRAY = 0.001
 """Share of requests that may be logged late under the old version, after the time to settle."""
 POLL = 1.0
+SETTLE_POLL = 3.0
 
 
 class Rollback(Inputs):
@@ -157,7 +169,7 @@ def _back(call: Call, context: Context, inputs: Rollback, way: Way, traffic: Tra
         # The run never got to traffic, or somebody else has taken it from the version already.
         return _done(call, context, way, "untouched", _restore(call, context, way))
     answers: tuple[Answer, ...] = ()
-    if not same(traffic.weights, {way.good: 100}):
+    if not is_split(traffic, {way.good: 100}):
         blocked = _blocked(call, context, way, traffic)
         if blocked is not None:
             return blocked
@@ -255,14 +267,20 @@ def _requests(context: Context, target: str, since: str) -> dict[str, int]:
         return {}
 
 
-def _done(call: Call, context: Context, way: Way, verified: str, answers: tuple[Answer, ...]) -> Done:
+def _done(call: Call, context: Context, way: Way, verified: str, answers: tuple[Answer, ...]) -> Outcome:
     target = context.target(call.model)
     traffic = context.serving.traffic(target)
     if way.bad and way.bad in traffic.ready and not traffic.weights.get(way.bad):
         context.serving.retire(target, way.bad)
         answers += (Answer("serving", "retire", {"target": target, "version": way.bad}),)
     why = f"all traffic is back on version {way.good} ({verified})"
-    if verified == "untouched":
+    if verified != "untouched":
+        left, told = settled_down(call, context)
+        if left and context.now + timedelta(seconds=2 * SETTLE_POLL) < call.deadline:
+            return Working(SETTLE_POLL, call.state, f"{why}; still: {left}")
+        answers += told
+        why += f"; left over: {left}" if left else ""
+    else:
         why = f"the traffic is not this run's any more, or never was: {dict(traffic.weights)}, last by {traffic.by}"
     outputs: dict[str, Any] = {"verified": verified, "restored": way.good, "why": why}
     return Done(outputs, answers=answers)

@@ -26,7 +26,7 @@ from daemon.handling import (
     judge,
 )
 from handlers.parts.settled import settled, version_of
-from handlers.parts.traffic import ours, retire_others, same, shift
+from handlers.parts.traffic import ours, retire_others, same, settled_down, shift
 from handlers.parts.watch import PAGE, Watch, evidence, looked, reasons
 
 
@@ -74,7 +74,7 @@ def _look(call: Call, context: Context, inputs: Soak, state: dict[str, Any]) -> 
     look = float(canary["look"])
     traffic = context.serving.traffic(context.target(call.model))
     whole = {version: 100.0}
-    if traffic.epoch != call.given["epoch"] and not (ours(call, traffic) and same(traffic.weights, whole)):
+    if traffic.epoch != call.given["epoch"] and not (ours(call, traffic) and same(traffic.goal, whole)):
         told = Answer("serving", "traffic", {"weights": dict(traffic.weights), "by": traffic.by})
         return Failed(f"somebody else ({traffic.by}) changed the traffic, it is left as it is", answers=(told,))
     watch, blocks = looked(call, context, Watch.from_json(state["watch"]))
@@ -102,4 +102,8 @@ def _look(call: Call, context: Context, inputs: Soak, state: dict[str, Any]) -> 
     except Conflict as conflict:
         return Failed(f"somebody else changed the traffic, it is left as it is: {conflict}")
     answers = (evidence(verdict), *shifted, *retire_others(call, context, (version, str(call.given["stable"]))))
+    left, told = settled_down(call, context)
+    if left and context.now.timestamp() + 2 * look < call.deadline.timestamp():
+        return Working(look, state, f"all traffic is on version {version}; still: {left}", answers)
+    answers += told
     return Done({"soaked": seen, "epoch": traffic.epoch}, answers=answers)

@@ -64,6 +64,12 @@ class Registry(Protocol):
         """The newest version with this tag value, or None: adopting what a repeated call made before."""
         ...
 
+    def location(self, name: str, version: str) -> str:
+        """Where the version's artifacts lie, as the registry keeps them: `s3://…`, a folder, or `mlflow-artifacts:/…` when
+        only the registry's own server knows.
+        """
+        ...
+
     def digest(self, name: str, version: str) -> str:
         """SHA-256 over the version's artifact files (names and contents), without MLflow's run-specific metadata."""
         ...

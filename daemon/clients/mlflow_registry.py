@@ -97,6 +97,10 @@ class MlflowRegistry:
         tagged = [item for item in self._versions(name) if item.tags.get(tag) == value]
         return _version(tagged[-1], str(model.creation_timestamp)) if tagged else None
 
+    def location(self, name: str, version: str) -> str:
+        """See Registry.location. A version's `source` may be `models:/m-ID`, which says nothing."""
+        return str(self._client.get_model_version_download_uri(name, version))
+
     def digest(self, name: str, version: str) -> str:
         """See Registry.digest."""
         with tempfile.TemporaryDirectory(prefix="driftd-digest-") as folder:

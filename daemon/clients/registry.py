@@ -101,6 +101,10 @@ class RegistryProcess:
         found = self._call("find", name, tag, value)
         return None if found is None else ModelVersion(**found)
 
+    def location(self, name: str, version: str) -> str:
+        """See Registry.location."""
+        return str(self._call("location", name, version))
+
     def digest(self, name: str, version: str) -> str:
         """See Registry.digest."""
         return str(self._call("digest", name, version, timeout=self._timeout * TRANSFER))

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-OPERATIONS = frozenset({"models", "version", "alias", "set_alias", "set_tag", "find", "digest", "fetch"})
+OPERATIONS = frozenset({"models", "version", "alias", "set_alias", "set_tag", "find", "digest", "fetch", "location"})
 THREADS = 4
 
 

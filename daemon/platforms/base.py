@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from daemon.core.errors import Refused
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -24,6 +26,10 @@ class JobSpec:
     """Added to a small clean environment (PATH, HOME, LANG, TMPDIR)."""
     memory_mb: int
     seconds: float
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The object of a cluster that does the work, instead of `argv`; empty for a program."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What led to it: `call`, `run`, `rule`, `event`, `model`; known to whoever finds the job."""
 
 
 class JobState(Enum):
@@ -48,7 +54,9 @@ class JobStatus:
     why: str
     outputs: Mapping[str, Any]
     folder: str
-    """Where its call, logs and results lie."""
+    """Where its call, logs and results lie; in a cluster the object: `Job churn/driftd-…`."""
+    tail: str = ""
+    """The end of what it wrote, where that lies in no folder."""
 
 
 class Jobs(Protocol):
@@ -67,6 +75,53 @@ class Jobs(Protocol):
         ...
 
 
+class KeptJobs(Jobs, Protocol):
+    """Jobs of which something is left until it is removed."""
+
+    def names(self) -> tuple[str, ...]:
+        """The jobs that there are."""
+        ...
+
+    def remove(self, job: str) -> bool:
+        """Remove what is left of a job that has ended; whether there was such a one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an object is after it was applied, read back."""
+
+    object: str
+    """`ConfigMap churn/thresholds`."""
+    uid: str
+    version: str
+    """Its resourceVersion."""
+    made: bool
+    """There was none before."""
+    changed: bool
+    """It is not as it was before."""
+
+
+class Objects(Protocol):
+    """Objects of a cluster that an approved template describes whole."""
+
+    def apply(self, wanted: Mapping[str, Any], origin: Mapping[str, str]) -> Applied:
+        """Make the object so, by server-side apply, and read it back. The same again changes nothing.
+
+        Refused when somebody else's: an object that is not driftd's, or a field that another manager owns.
+        """
+        ...
+
+
+class NoCluster:
+    """The Objects protocol where there is no cluster."""
+
+    def apply(self, wanted: Mapping[str, Any], origin: Mapping[str, str]) -> Applied:  # noqa: ARG002 - the protocol's
+        """Refused."""
+        what = f"there is no cluster to apply a {wanted.get('kind')} in"
+        raise Refused("platform", "apply", what, "set platform.kind to kubernetes in config.yaml")
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """How a target's requests are split, as the serving side itself says."""
@@ -81,6 +136,13 @@ class Traffic:
     """The call that made the last change."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Deployed version -> why it does not answer; a version that is just loading is not in it."""
+    wanted: Mapping[str, float] | None = None
+    """The split that `by` asked for, while it is still being made; None when the last one is done."""
+
+    @property
+    def goal(self) -> Mapping[str, float]:
+        """The split that the last change asked for."""
+        return self.weights if self.wanted is None else self.wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +167,19 @@ class Serving(Protocol):
 
     def shift(self, target: str, weights: Mapping[str, float], epoch: int, by: str) -> Traffic:
         """Split requests so, if the epoch still stands at `epoch` (Conflict otherwise). The same `by` and weights again
-        is the same change and answers with what it made. Refused when a version with weight is not ready.
+        is the same change and answers with what it made. Refused when a version with weight is not ready. Unavailable
+        when it takes its time: the same call again goes on with it.
         """
         ...
 
     def retire(self, target: str, version: str) -> None:
         """Unload a version that has no traffic; harmless when it is gone."""
+        ...
+
+    def settle(self, target: str) -> str:
+        """Tidy what finished changes of the split left over, with no effect on it; empty when nothing is left, else what
+        is still to be done, or why it cannot be. To be asked again then.
+        """
         ...
 
     def served(self, target: str, since: str) -> Served:

@@ -213,6 +213,10 @@ class LocalServing:
         """See Serving. Refused while the version has traffic."""
         self._ask("DELETE", f"/targets/{target}/versions/{version}")
 
+    def settle(self, target: str) -> str:  # noqa: ARG002 - the protocol's
+        """See Serving. The gateway leaves nothing over."""
+        return ""
+
     def served(self, target: str, since: str) -> Served:
         """See Serving. Unavailable when records of that time could not be logged: then the log does not know."""
         if datetime.fromisoformat(since).tzinfo is None:

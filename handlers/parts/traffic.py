@@ -92,6 +92,11 @@ def same(weights: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
     return _some(weights) == _some(wanted)
 
 
+def is_split(traffic: Traffic, wanted: Mapping[str, float]) -> bool:
+    """Whether the traffic is split so, and no other split is under way: a change may be written and not have come yet."""
+    return same(traffic.weights, wanted) and same(traffic.goal, wanted)
+
+
 def shift(call: Call, context: Context, weights: Mapping[str, float], epoch: int) -> tuple[Traffic, tuple[Answer, ...]]:
     """Split the traffic so, if the epoch still stands, and read it back.
 
@@ -139,6 +144,13 @@ def retire_others(call: Call, context: Context, keep: tuple[str, ...]) -> tuple[
     for version in gone:
         context.serving.retire(target, version)
     return (Answer("serving", "retire", {"target": target, "versions": gone}),) if gone else ()
+
+
+def settled_down(call: Call, context: Context) -> tuple[str, tuple[Answer, ...]]:
+    """Let the serving side tidy up after a finished change: what is still left to do, and that for the audit."""
+    target = context.target(call.model)
+    left = context.serving.settle(target)
+    return left, (Answer("serving", "settle", {"target": target, "left": left}),) if left else ()
 
 
 def set_alias(call: Call, context: Context, alias: str, version: str, expected: str) -> tuple[Answer, ...]:

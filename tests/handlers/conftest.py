@@ -149,6 +149,11 @@ class World:
             self.changes.append(f"retire {version}")
         self._did("retire", None)
 
+    def settle(self, target: str) -> str:
+        """See Serving."""
+        self._reached("serving")
+        return ""
+
     def served(self, target: str, since: str) -> Served:
         """See Serving; the log may be away on its own."""
         self._reached("serving")
@@ -191,6 +196,10 @@ class World:
         """See Registry."""
         self._reached("registry")
         return next((one for one in reversed(self.versions.values()) if one.tags.get(tag) == value), None)
+
+    def location(self, name: str, version: str) -> str:
+        """No handler asks where artifacts lie."""
+        raise AssertionError("must not be called")
 
     def digest(self, name: str, version: str) -> str:
         """See Registry."""

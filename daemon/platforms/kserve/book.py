@@ -31,9 +31,11 @@ class Book:
     written: str = ""
     """what that write made of it. Anything else found there was written by somebody else. Empty: nothing written yet."""
     base: str = ""
-    """Knative: the revision that held the traffic when the newest model was loaded."""
+    """Knative: the revision that held the traffic when a canary was loaded."""
+    model: str = ""
+    """Knative: the model that driftd wrote last, and"""
     before: str = ""
-    """Knative: the newest revision at that time: the model's own revision is a later one."""
+    """the newest revision at that time: the model's own revision is a later one."""
 
     @classmethod
     def parse(cls, text: str) -> Book:

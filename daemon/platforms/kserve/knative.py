@@ -181,7 +181,7 @@ def load(view: Seen, book: Book, version: str) -> Step:
         if view.percent not in {None, 0, 100} and not _is_flipped(view, book):
             return Refuse(f"the traffic is split: {view.percent} % go to the newest revision")
         return rest(view, book)
-    beginning = replace(book, base=view.base, before=view.created)
+    beginning = replace(book, base=view.base)
     return _write(view, beginning, uri, 0, f"load version {version} beside version {book.version_of(view.uri)}, at 0 %")
 
 
@@ -250,7 +250,7 @@ def _all_to(view: Seen, book: Book, version: str, newest: str) -> Step:
         return _made_newest(view, book, version)
     if view.is_whole and _can_go_back(view) and book.version_of(view.revision(view.previous).uri) == version:
         # With no other change in it, a percent under 100 is KServe's way back to the model before.
-        going = replace(book, base=view.previous, before=view.created)
+        going = replace(book, base=view.previous)
         return _write(view, going, view.uri, 0, f"back from version {newest} to version {version}")
     if view.percent == 0 and view.base == view.created:
         return Wait("KServe has not gone back to the model before yet")
@@ -270,10 +270,11 @@ def _made_newest(view: Seen, book: Book, version: str) -> Step:
         return _write(view, book, view.uri, 0, "no traffic to the newest revision")
     if view.percent is None:
         return Wait("the newest revision does not have all of the traffic yet")
+    if _is_unseen(view, book) and view.uri != uri:
+        # If KServe never saw the model that is to be replaced, it would see a percent over an unchanged one.
+        return Wait(f"KServe has not made a revision of {view.uri} yet, which is to be replaced")
     if view.uri != uri:
-        return _write(
-            view, replace(book, before=view.created), uri, 0, f"version {version} as the newest again, at 0 %"
-        )
+        return _write(view, book, uri, 0, f"version {version} as the newest again, at 0 %")
     if why := _not_newest(view, book):
         return Wait(f"version {version} as the newest revision: {why}")
     return _write(view, book, uri, None, f"all traffic to version {version}, as the newest revision")
@@ -281,18 +282,16 @@ def _made_newest(view: Seen, book: Book, version: str) -> Step:
 
 def _not_loaded(view: Seen, book: Book) -> str:
     """Why the newest model must not get traffic; empty when it may."""
-    if why := _not_newest(view, book):
-        return why
-    if view.percent is not None and view.base != view.created and _is_flipped(view, book):
+    if _is_flipped(view, book):
         return f"KServe has taken {_told(view, book, view.base)} as the base, not {_told(view, book, book.base)}"
-    return ""
+    return _not_newest(view, book)
 
 
 def _not_newest(view: Seen, book: Book) -> str:
     """Why the spec's model is not the newest ready revision; empty when it is."""
     if view.failure:
         return view.failure
-    if not view.created or view.created == book.before:
+    if not view.created or _is_unseen(view, book):
         return "KServe has not made its revision yet"
     newest = view.revision(view.created)
     if newest.uri != view.uri:
@@ -307,8 +306,13 @@ def _unready(view: Seen, book: Book, version: str, why: str) -> Refuse | Wait:
     return Refuse(told) if view.failure or _is_flipped(view, book) else Wait(told)
 
 
+def _is_unseen(view: Seen, book: Book) -> bool:
+    """Whether the status is from before the model that driftd wrote last."""
+    return view.uri == book.model and view.created == book.before
+
+
 def _is_broken(view: Seen, book: Book) -> bool:
-    return view.created not in {"", book.before} and not view.revision(view.created).ready
+    return bool(view.created) and not _is_unseen(view, book) and not view.revision(view.created).ready
 
 
 def _is_flipped(view: Seen, book: Book) -> bool:
@@ -341,6 +345,8 @@ def _write(view: Seen, book: Book, uri: str, percent: int | None, why: str) -> W
     body: dict[str, Any] = {"spec": {"predictor": predictor}}
     if view.annotations:
         body["metadata"] = {"annotations": dict(view.annotations)}
+    if uri != view.uri:
+        book = replace(book, model=uri, before=view.created)
     after = book.writing(view.written, _written(uri, percent))
     return Write(Act.PATCH, Kind.SERVICE, view.name, body, view.resource_version, why, after)
 

@@ -7,6 +7,7 @@ and a status with an old name is taken for Knative by a new controller, whatever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -48,6 +49,20 @@ class Installed:
     def name(self, mode: Mode) -> str:
         """The mode as this KServe writes it."""
         return mode.value if self.modern else _OLD[mode]
+
+
+def mode_named(name: str) -> Mode | None:
+    """The mode of either of its names; None for others."""
+    return _MODES.get(name)
+
+
+def default_mode(config: Mapping[str, Any]) -> str:
+    """`defaultDeploymentMode` of KServe's ConfigMap; empty when it has none."""
+    try:
+        deploy = json.loads((config.get("data") or {}).get("deploy") or "{}")
+    except ValueError:
+        return ""
+    return str(deploy.get("defaultDeploymentMode") or "") if isinstance(deploy, dict) else ""
 
 
 def is_modern(crd: Mapping[str, Any]) -> bool:

@@ -245,7 +245,9 @@ def rest(view: Seen, book: Book) -> Step:
     """Towards the primary serving what was promoted: it gets the model while it has no traffic, then the traffic."""
     if view.objections:
         return Refuse(view.objections[0])
-    if view.route is None or len(view.route.weights) != 1:
+    if view.route is None:
+        return _routed(view, book, {view.primary.service: 1}, "a route of driftd's own, with everything where it is")
+    if len(view.route.weights) != 1:
         return Settled()
     if not view.route.accepted:
         return Wait(view.route.why)
