@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -30,10 +30,12 @@ from daemon.core.errors import ConfigError, DaemonError, Mistake, StoreBusy
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 from daemon.dispatcher import Dispatcher
-from daemon.handling import Context
+from daemon.handling import Context, Template
 from daemon.intake import Batch
 from daemon.logs import start_logging
 from daemon.monitors.supervisor import Report, Supervisor
+from daemon.platformparts import KubernetesPlatform
+from daemon.platforms.base import NoCluster
 from daemon.platforms.local import LocalJobs, LocalServing
 from daemon.points import OnPoint, no_point
 from daemon.retention import Retention
@@ -41,6 +43,7 @@ from daemon.rulefiles import Loaded as LoadedRules
 from daemon.rulefiles import RuleFolder
 from daemon.running import Running
 from daemon.sources.base import Source
+from daemon.sources.cluster import ClusterSource
 from daemon.sources.mlflow import MlflowSource
 from daemon.sources.payloads import Posts
 from daemon.sources.schedule import ScheduleSource
@@ -52,6 +55,9 @@ from daemon.verbs import load_verbs
 from daemon.web.metrics import Metrics, Seen
 from daemon.web.server import WebServer
 from daemon.writer import Writer
+
+if TYPE_CHECKING:
+    from daemon.platforms.kubernetes import InCluster
 
 RELOAD_SECONDS = 1.0
 """How often the rule files are looked at."""
@@ -83,17 +89,15 @@ class App:
         timeout = registry.timeout.total_seconds()
         self._registry = RegistryProcess(registry.uri, registry.artifacts, timeout, on_point)
         self._serving = LocalServing(config, on_point)
-        jobs = LocalJobs(config.home, on_point=on_point)
+        templates = load_templates(config.templates)
+        programs = LocalJobs(config.home, on_point=on_point)
+        self._in_cluster = _in_cluster(config, programs, templates, clock, on_point)
+        jobs = programs if self._in_cluster is None else self._in_cluster.jobs
+        objects = NoCluster() if self._in_cluster is None else self._in_cluster.objects
         self._retention = Retention(config, jobs, self._store, clock)
         self._services = Services(
-            config,
-            jobs,
-            self._serving,
-            self._registry,
-            self._store,
-            load_templates(config.templates),
-            clock,
-        )
+            config, jobs, self._serving, self._registry, self._store, templates, clock, objects
+        )  # fmt: skip
         self._dispatcher = Dispatcher(self.writer, self._verbs, self._context, on_point=on_point)
         self._supervisor = Supervisor(config, self._registry, clock, on_point)
         self._condition = Condition(self.writer, self._supervisor, clock)
@@ -180,6 +184,8 @@ class App:
             sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None, posts))
         sources.extend(_topics(config, clock))
         sources.extend(_gateway_logs(config, clock))
+        if self._in_cluster is not None:
+            sources.append(ClusterSource(self._in_cluster, clock))
         if config.streams:
             sources.append(self._supervisor)
         return sources
@@ -304,6 +310,20 @@ def _posts(config: Config, clock: Callable[[], datetime]) -> Posts | None:
     hooks = config.webhook.streams
     folders = {name: config.home / config.streams[name].predictions for name in hooks}
     return Posts(hooks, folders, clock) if hooks else None
+
+
+def _in_cluster(
+    config: Config,
+    programs: LocalJobs,
+    templates: Mapping[str, Template],
+    clock: Callable[[], datetime],
+    on_point: OnPoint,
+) -> InCluster | None:
+    if not isinstance(config.platform, KubernetesPlatform):
+        return None
+    from daemon.platforms.kubernetes import InCluster  # noqa: PLC0415 - who has no cluster need not wait for kubernetes
+
+    return InCluster(config.platform, programs, templates, clock, on_point)
 
 
 def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:

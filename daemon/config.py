@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-from daemon import kafkaparts, payloadparts, sourceparts
+from daemon import kafkaparts, payloadparts, platformparts, sourceparts
 from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
@@ -21,6 +21,7 @@ from daemon.kafkaparts import KafkaConnection, KafkaSource
 from daemon.limitparts import Breaker, Budget, RetentionConfig
 from daemon.parts import Duration, Part, Secret, value_of
 from daemon.payloadparts import Kserve, PayloadHook
+from daemon.platformparts import AnyPlatform, PlatformConfig
 from daemon.sourceparts import AnySource, Schedule, StorageSource
 from daemon.webparts import Web, WebConfig, clashes
 
@@ -46,28 +47,6 @@ class RegistryConfig(_Part):
     """Where artifacts go when the registry's database is a file."""
     poll: Duration = timedelta(seconds=30)
     timeout: Duration = timedelta(seconds=30)
-
-
-class GatewayConfig(_Part):
-    """The local model gateway."""
-
-    host: str = "127.0.0.1"
-    port: int = 8801
-    segment: Duration = timedelta(seconds=1)
-    """How long a prediction-log file is written to before it is closed and renamed in."""
-    timeout: Duration = timedelta(seconds=10)
-    """A request that takes longer counts as failed."""
-
-
-class PlatformConfig(_Part):
-    """Where jobs run and models are served."""
-
-    kind: Literal["local"] = "local"
-    memory_mb: int = 4096
-    """Most memory that a job may have unless its template says less."""
-    seconds: Duration = timedelta(hours=1)
-    """Longest a job may run unless its template says less."""
-    gateway: GatewayConfig = GatewayConfig()
 
 
 class Hook(_Part):
@@ -210,7 +189,7 @@ class Config(_Part):
     """Folder of approved job templates, relative to the file."""
     store: StoreConfig = StoreConfig()
     registry: RegistryConfig = RegistryConfig()
-    platform: PlatformConfig = PlatformConfig()
+    platform: AnyPlatform = PlatformConfig()
     kafka: dict[str, KafkaConnection] = {}
     """Kafka clusters, by the names that sources and streams call them."""
     sources: dict[str, AnySource] = {}
@@ -281,6 +260,7 @@ def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
         # Not resolved: a git-sync or ConfigMap link must be followed anew at every look.
         "rules": root / config.rules, "templates": root / config.templates,
         "store": config.store.model_copy(update={"path": home / config.store.path}),
+        "platform": platformparts.rooted(config.platform, root),
         "kafka": {name: kafkaparts.rooted(connection, root) for name, connection in config.kafka.items()},
     })  # fmt: skip
 
@@ -293,6 +273,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
     for name, channel in config.channels.items():
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
+    yield from platformparts.contradictions(config.platform, bool(config.models))
     yield from kafkaparts.contradictions(config.kafka, config.topics)
     shapes = {
         name: (one.kind, one.format, one.complete, any(level != "keep" for level in one.privacy.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from daemon.config import Config, Model
 from daemon.core.errors import Refused, Unavailable
 from daemon.core.events import Recorded
 from daemon.handling import Template
-from daemon.platforms.base import Jobs, Serving
+from daemon.platforms.base import Jobs, NoCluster, Objects, Serving
 from daemon.store.base import Store
 from daemon.store.rows import event_of
 
@@ -30,6 +30,7 @@ class Services:
     store: Store
     templates: Mapping[str, Template]
     clock: Callable[[], datetime]
+    objects: Objects = field(default_factory=NoCluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class LiveContext:
     def serving(self) -> Serving:
         """Versions and their traffic."""
         return self.services.serving
+
+    @property
+    def objects(self) -> Objects:
+        """Objects of a cluster."""
+        return self.services.objects
 
     @property
     def registry(self) -> Registry:

@@ -24,16 +24,18 @@ from daemon.core.canonical import canonical, content_id, unit_hash
 from daemon.core.durations import parse_duration, write_duration
 from daemon.core.errors import BadInput, ClientError, Conflict, Refused, Unavailable
 from daemon.core.events import LATENCY_EDGES_MS, Event, Recorded
+from daemon.core.manifests import filled
 from daemon.core.programs import Parameter, Template
 from daemon.core.runs import UNDO_STEP
 from daemon.parts import Duration
-from daemon.platforms.base import Jobs, JobSpec, JobState, JobStatus, Served, Serving, Traffic
+from daemon.platforms.base import Applied, Jobs, JobSpec, JobState, JobStatus, Objects, Served, Serving, Traffic
 
 __all__ = [
-    "LATENCY_EDGES_MS", "UNDO_STEP", "Again", "Answer", "BadInput", "Call", "Channel", "ClientError", "Config", "Conflict", "Context",
+    "LATENCY_EDGES_MS", "UNDO_STEP", "Again", "Answer", "Applied", "BadInput", "Call", "Channel", "ClientError", "Config", "Conflict", "Context",
     "Done", "Duration", "Event", "Failed", "Inconclusive", "Inputs", "JobSpec", "JobState", "JobStatus", "Jobs", "Model",
-    "ModelVersion", "Outcome", "Parameter", "Recorded", "Refused", "RegisteredModel", "Registry", "Served", "Serving",
-    "Stream", "Template", "Traffic", "Unavailable", "Verb", "Working", "canonical", "content_id", "judge", "parse_duration",
+    "ModelVersion", "Objects", "Outcome", "Parameter", "Recorded", "Refused", "RegisteredModel", "Registry", "Served", "Serving",
+    "Stream", "Template", "Traffic", "Unavailable", "Verb", "Working", "canonical", "content_id", "filled", "judge",
+    "parse_duration",
     "unit_hash", "write_duration",
 ]  # fmt: skip
 
@@ -79,6 +81,11 @@ class Context(Protocol):
     @property
     def serving(self) -> Serving:
         """Versions and their traffic."""
+        ...
+
+    @property
+    def objects(self) -> Objects:
+        """Objects of a cluster; Refused where there is none."""
         ...
 
     @property

@@ -2,7 +2,7 @@
 
 | what | is removed when |
 |---|---|
-| `jobs/JOB` | the run of its call ended so long ago: nobody asks for the job any more, so that it never starts again |
+| `jobs/JOB`, or a job's object in a cluster | the run of its call ended so long ago: nobody asks for the job any more, so that it never starts again |
 | `evidence/RUN` | the run ended so long ago |
 | closed files of the gateway's prediction log | they are so old, and were measured |
 | rows that were read from topics, in the folders of a stream with an `archive` | they are so old |
@@ -27,7 +27,7 @@ from daemon.config import Config, Model, Stream
 from daemon.core.errors import DaemonError
 from daemon.gateway.log import SENT, closed_before
 from daemon.kafkaparts import ARCHIVED
-from daemon.platforms.local_jobs import LocalJobs
+from daemon.platforms.base import KeptJobs
 from daemon.reading import Readable
 from daemon.store.rows import micros
 
@@ -50,7 +50,7 @@ class Swept:
 class Retention:
     """Removes what is old enough. For one thread."""
 
-    def __init__(self, config: Config, jobs: LocalJobs, store: Readable, clock: Callable[[], datetime]) -> None:
+    def __init__(self, config: Config, jobs: KeptJobs, store: Readable, clock: Callable[[], datetime]) -> None:
         self._config = config
         self._jobs = jobs
         self._store = store

@@ -13,6 +13,7 @@ from daemon.core.errors import ConfigError, Mistake
 from daemon.core.events import utc
 from daemon.core.programs import Parameter, ParameterType, Template
 from daemon.documents import Document, load, parse
+from daemon.manifestforms import wrong_with
 
 _NAME = r"^[a-z_][a-z0-9_]*$"
 
@@ -26,12 +27,20 @@ class _ParameterForm(BaseModel):
     doc: str
 
 
+class _ClusterForm(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest: dict[str, Any]
+    """An object whose controller does the work, with places for values (see core/manifests.py)."""
+
+
 class _TemplateForm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     doc: str
     verb: str
-    argv: Annotated[tuple[str, ...], Field(min_length=1)]
+    argv: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
+    kubernetes: _ClusterForm | None = None
     parameters: dict[Annotated[str, Field(pattern=_NAME)], _ParameterForm] = {}
     memory_mb: Annotated[int, Field(ge=16)] = 1024
     seconds: Annotated[float, Field(gt=0)] = 3600.0
@@ -56,7 +65,7 @@ def read_templates(folder: Path) -> tuple[Mapping[str, Template], tuple[Mistake,
         if not isinstance(form, _TemplateForm):
             mistakes.extend(form)
             continue
-        wrong = _wrong_defaults(document, form)
+        wrong = [*_wrong_defaults(document, form), *_wrong_work(document, form)]
         mistakes.extend(wrong)
         if not wrong:
             templates[path.stem] = _template(path.stem, form)
@@ -104,9 +113,21 @@ def _wrong_defaults(document: Document, form: _TemplateForm) -> list[Mistake]:
     return found
 
 
+def _wrong_work(document: Document, form: _TemplateForm) -> list[Mistake]:
+    if (form.argv is None) == (form.kubernetes is None):
+        return [document.mistake((), "a template is a program (argv) or an object of a cluster (kubernetes)")]
+    if form.kubernetes is None:
+        return []
+    found = wrong_with(form.kubernetes.manifest, form.verb, form.parameters)
+    return [document.mistake(("kubernetes", "manifest", *where), message) for where, message in found]
+
+
 def _template(name: str, form: _TemplateForm) -> Template:
     parameters = {
         key: Parameter(key, parameter.type, parameter.required, parameter.default, parameter.doc)
         for key, parameter in form.parameters.items()
     }
-    return Template(name, form.doc, form.verb, form.argv, parameters, form.memory_mb, form.seconds, form.env)
+    manifest = form.kubernetes.manifest if form.kubernetes is not None else {}
+    return Template(
+        name, form.doc, form.verb, form.argv or (), parameters, form.memory_mb, form.seconds, form.env, manifest
+    )

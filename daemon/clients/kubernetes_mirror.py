@@ -60,9 +60,13 @@ def without_managers(found: Object) -> Object:
 class Mirror:
     """A copy of the objects of a kind, bounded. Not safe to use from several threads: the watch holds a lock."""
 
-    def __init__(self, limit: int, project: Project = without_managers) -> None:
+    def __init__(
+        self, limit: int, project: Project = without_managers, group: Callable[[Object], str] | None = None
+    ) -> None:
         self._limit = limit
         self._project = project
+        self._group_of = group
+        self._groups: dict[str, dict[tuple[str, str], Object]] = {}
         self._objects: dict[tuple[str, str], Object] = {}
         self._left_out: set[tuple[str, str]] = set()
         self.version = ""
@@ -77,13 +81,17 @@ class Mirror:
         """The object as it was last told."""
         return self._objects.get((namespace, name))
 
+    def group(self, value: str) -> tuple[Object, ...]:
+        """Those of one group."""
+        return tuple(self._groups.get(value, {}).values())
+
     def objects(self) -> tuple[Object, ...]:
         """All of them."""
         return tuple(self._objects.values())
 
     def replaced(self, items: Iterable[Object], version: str) -> tuple[Change, ...]:
         """A new list is the truth: what changed by it, what is missing in it is gone."""
-        before, self._objects, self._left_out = self._objects, {}, set()
+        before, self._objects, self._left_out, self._groups = self._objects, {}, set(), {}
         changes = []
         for item in items:
             key = _key(item)
@@ -108,6 +116,7 @@ class Mirror:
             return None
         key = _key(found)
         before = self._objects.get(key)
+        self._ungroup(key, before)
         now = None
         if kind == "DELETED":
             self._objects.pop(key, None)
@@ -128,7 +137,18 @@ class Mirror:
         self._left_out.discard(key)
         kept = self._project(found)
         self._objects[key] = kept
+        if self._group_of is not None:
+            self._groups.setdefault(self._group_of(kept), {})[key] = kept
         return kept
+
+    def _ungroup(self, key: tuple[str, str], known: Object | None) -> None:
+        if known is None or self._group_of is None:
+            return
+        value = self._group_of(known)
+        members = self._groups.get(value, {})
+        members.pop(key, None)
+        if not members:
+            self._groups.pop(value, None)
 
 
 def _key(found: Object) -> tuple[str, str]:

@@ -25,7 +25,7 @@ import structlog
 
 from daemon.clients.kubernetes import Cluster, refusal
 from daemon.clients.kubernetes_connection import Reply, Stream
-from daemon.clients.kubernetes_errors import SERVICE, Expired
+from daemon.clients.kubernetes_errors import SERVICE, Expired, UnknownKind
 from daemon.clients.kubernetes_mirror import Change, Mirror, Pause, Project, without_managers
 from daemon.clients.kubernetes_objects import Kind, Object
 from daemon.core.errors import ClientError, Unavailable
@@ -34,6 +34,8 @@ QUIET_S = 75.0
 """A stream that brought nothing for so long, not even a bookmark, counts as broken."""
 LASTS_S = 300
 """How long the server is asked to let a stream last."""
+SHORTEST_S = 1.0
+"""A stream that ends sooner counts as one that failed."""
 LIMIT = 20_000
 """Most objects that a mirror holds."""
 _LONGEST_LINE = 16 * 1024 * 1024
@@ -52,6 +54,8 @@ class Watched:
     project: Project = without_managers
     """What is kept of each object."""
     limit: int = LIMIT
+    group: Callable[[Object], str] | None = None
+    """What objects are asked for by, besides their names: e.g. a label's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,12 @@ class Watch:
         self._cluster = cluster
         self._on_changes = on_changes
         self._quiet = quiet
-        self._mirror = Mirror(watched.limit, watched.project)
+        self._mirror = Mirror(watched.limit, watched.project, watched.group)
         self._lock = threading.Condition()
         self._synced = False
         self._seen = time.monotonic()
         self._problem = "it has not begun"
+        self._failure: ClientError | None = None
         self._pause = Pause()
         self._stop = threading.Event()
         self._stream: Stream | None = None
@@ -119,11 +124,22 @@ class Watch:
         with self._lock:
             return self._mirror.objects()
 
+    def group(self, value: str) -> tuple[Object, ...]:
+        """Those of one group."""
+        with self._lock:
+            return self._mirror.group(value)
+
     @property
     def complete(self) -> bool:
         """Whether what is not in the mirror was not there when the server last answered."""
         with self._lock:
             return self._synced and not self._mirror.left_out
+
+    @property
+    def served(self) -> bool:
+        """False when the cluster does not know the kind, as far as the watch has asked: then there are no objects of it."""
+        with self._lock:
+            return not isinstance(self._failure, UnknownKind)
 
     @property
     def standing(self) -> Standing:
@@ -157,7 +173,10 @@ class Watch:
             try:
                 if not self._mirror.version:
                     self._list()
+                began = time.monotonic()
                 self._follow()
+                if time.monotonic() - began < SHORTEST_S:
+                    self._pause = self._pause.failed()  # whatever ends streams at once is not to be asked at once
             except Expired as gone:
                 self._log.info("watch.expired", version=self._mirror.version, why=gone.why)
                 self._mirror.version = ""
@@ -165,13 +184,16 @@ class Watch:
                 self._failed(gone)
             except ClientError as error:
                 self._failed(error)
+            except (KeyError, TypeError, ValueError) as error:
+                self._mirror.version = ""
+                self._failed(Unavailable(SERVICE, "watch", f"what came cannot be read: {error!r}"))
             if self._stop.wait(self._pause.seconds(random.random())):  # noqa: S311 - spreads clients, guards nothing
                 return
 
     def _failed(self, error: ClientError) -> None:
         self._pause = self._pause.failed()
         with self._lock:
-            was, self._problem = self._problem, str(error)
+            was, self._problem, self._failure = self._problem, str(error), error
         if not self._stop.is_set() and was != self._problem:
             self._log.warning("watch.broken", why=str(error))
 
@@ -220,7 +242,7 @@ class Watch:
             self._on_changes(changes)
         with self._lock:
             self._seen = time.monotonic()
-            self._problem = ""
+            self._problem, self._failure = "", None
             self._lock.notify_all()
 
 

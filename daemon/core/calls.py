@@ -38,6 +38,8 @@ class Call:
     """After this the step counts as failed (a waiting one as inconclusive)."""
     chain: tuple[str, ...]
     """Ids of the runs that led here, this one last: events caused by the call carry it."""
+    rule: str = ""
+    """The rule that the run is of."""
 
 
 @dataclass(frozen=True, slots=True)

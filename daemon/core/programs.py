@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ParameterType = Literal["string", "int", "number", "bool", "time", "duration"]
@@ -29,8 +29,11 @@ class Template:
     verb: str
     """The verb that may use it: `retrain`, `evaluate`, `command`."""
     argv: tuple[str, ...]
-    """Program and arguments; `{python}` is the daemon's interpreter, `{templates}` the folder of templates."""
+    """Program and arguments; `{python}` is the daemon's interpreter, `{templates}` the folder of templates. Empty for a
+    manifest."""
     parameters: Mapping[str, Parameter]
     memory_mb: int
     seconds: float
     env: Mapping[str, str]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The object of a cluster that does the work, with places for values (see manifests.py); empty for a program."""

@@ -83,8 +83,11 @@ class LocalJobs:
     def submit(self, spec: JobSpec) -> JobStatus:
         """Start the job, or adopt the one of this id, whatever became of it.
 
-        Refused for an id that is no file name, Unavailable when the folder cannot be written.
+        Refused for an id that is no file name and for an object of a cluster, Unavailable when the folder cannot be written.
         """
+        if spec.manifest:
+            what = f"its template is a {spec.manifest.get('kind')} of a cluster, and there is none"
+            raise Refused("jobs", "submit", what, "set platform.kind to kubernetes in config.yaml")
         folder = self._of(spec.id)
         if not folder.exists():
             self._make(

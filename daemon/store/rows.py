@@ -166,7 +166,7 @@ def call_for(stored: StoredCall, run: Run, step: RunStep) -> Call:
         given = {**given, "rule": run.rule, "state": run.state.value, "why": run.why}
     return Call(
         stored.id, run.id, stored.step, stored.verb, run.model, step.inputs, given, stored.state, run.trigger,
-        stored.attempt, stored.deadline, run.chain,
+        stored.attempt, stored.deadline, run.chain, run.rule,
     )  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import orjson
 
-from daemon.config import Config, GatewayConfig, PlatformConfig
+from daemon.config import Config, PlatformConfig
 from daemon.gateway.wire import Wire
+from daemon.platformparts import GatewayConfig
 from daemon.platforms.local_serving import LocalServing
 from daemon.platforms.shim import read_json
 

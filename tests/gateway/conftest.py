@@ -17,7 +17,8 @@ import httpx
 import orjson
 import pytest
 
-from daemon.config import Config, Fields, GatewayConfig, Model, PlatformConfig, Stream
+from daemon.config import Config, Fields, Model, PlatformConfig, Stream
+from daemon.platformparts import GatewayConfig
 from daemon.platforms.local_serving import LocalServing
 
 T = TypeVar("T")
