@@ -3,6 +3,10 @@
 A slice is taken once all partitions have completed it; then everything in it is final, and in which order the partitions
 came is forgotten. Labels on a topic of their own are joined in the order of their slices too, behind the predictions of the
 same slice: the join follows from the logs, however far one topic is read before the other.
+
+So all events of predictions have one order, and all of labels too; between the two there is none, as predictions do not wait
+for labels. A window is looked at with the labels of the slice that closed it, never of an earlier one: whether it was closed
+when those were joined depends on how far the predictions had been read.
 """
 
 from __future__ import annotations
@@ -81,10 +85,12 @@ class SliceMonitor(StreamMeasures):
         times = self._next(self._of(self.plan.predictions), self._complete(self.plan.predictions))
         if times is not None:
             self._take_slice(times)
+        elif self.is_open and self._is_idle(self.plan.predictions):
+            self._end_windows()
         elif (times := self._next_labels()) is not None:
             self._join_slice(times)
-        else:
-            return self._rest()
+        elif not self._rest():
+            return False
         self._moved(1)
         return True
 
@@ -177,7 +183,7 @@ class SliceMonitor(StreamMeasures):
         champion, held = self._champions.get(model.name, Champion()), self._held[model.name]
         fit = [p for p in partials if p.tags.get(model.name) == (champion.version, held.reference.panes)]
         windows: dict[tuple[str, str], int] = {}
-        self._reach(model, times[0])
+        self._reach(model, times[0], times[1])
         for monitor in model.monitors:
             for column in ("", *monitor.segments):
                 most = sample_rows(monitor, bool(column))
@@ -188,16 +194,16 @@ class SliceMonitor(StreamMeasures):
                         windows[monitor.name, segment] = no
                         if self.plan.labelled:
                             self._owners[no] = track
-        self._reach(model, times[1])
+        self._reach(model, times[1], times[1])
         late = sum(partial.late.get(model.name, 0) for partial in partials)
         for (_, segment), track in self._tracks[model.name].items():
             if late and not segment:
                 track.late(late)
         return windows
 
-    def _reach(self, model: ModelPlan, time: int) -> None:
+    def _reach(self, model: ModelPlan, time: int, until: int) -> None:
         for track in self._in_order(model.name):
-            self._events += track.reach(time, self._samples)
+            self._events += track.reach(time, self._samples, until)
 
     def _missed(self, partials: Sequence[Partial]) -> None:
         """Rows of a slice that is closed: their partition was not known when it was."""
@@ -253,38 +259,42 @@ class SliceMonitor(StreamMeasures):
             rows = LabelRows.joined(came)
             self._labelled(Labels(rows.hashes, rows.label))
         self._lost(self._join.expire(self._overdue))
-        self._measured()
+        self._measured(self._joined_to)
 
     @property
     def _labelled_at(self) -> int:
         return self._joined_to
 
-    @property
-    def _labels_until(self) -> int | None:
-        return self._joined_to
-
     # -- when nothing comes
 
+    def _end_windows(self) -> None:
+        """No predictions come any more: close the windows, before labels of later slices are joined.
+
+        They are looked at with those: labels of the last slice may have been joined before it was known to be the last.
+        """
+        complete = self._complete(self.plan.predictions)
+        for model in self.plan.models:
+            self._reach(model, complete, complete + 1)
+        self._close_windows("idle", complete + 1)
+
     def _rest(self) -> bool:
-        """All has been taken: when nothing comes any more, close the windows and measure what waits."""
+        """All has been taken: when nothing comes any more, measure what waits; whether that changed anything."""
         topics = [self.plan.predictions, *([self.plan.labels] if self.plan.labels else [])]
-        quiet = [self._is_idle(topic) for topic in topics]
-        before = len(self._events)
-        if quiet[0] and self.is_open:
-            complete = self._complete(self.plan.predictions)
-            for model in self.plan.models:
-                self._reach(model, complete)
-            self._close_windows("idle")
-        if all(quiet) and self.plan.labelled:
-            self._joined_to = max(self._joined_to, self._joinable())
-            self._measured()
-        if len(self._events) == before:
+        if not self.plan.labelled or not all(self._is_idle(topic) for topic in topics):
             return False
-        self._moved(1)
-        return True
+        before = (len(self._events), self._joined_to)
+        self._joined_to = max(self._joined_to, self._joinable())
+        self._measured()
+        return (len(self._events), self._joined_to) != before
 
     def _is_idle(self, topic: str) -> bool:
-        return self._complete(topic) > BEFORE and all(head.idle for head in self._heads(topic))
+        """Whether nothing comes any more, and all partitions are closed up to where the furthest is.
+
+        Before that some have slices that the others do not have yet, and windows that were closed would lack their rows.
+        """
+        heads = self._heads(topic)
+        complete = self._complete(topic)
+        return complete > BEFORE and all(head.idle and head.complete == complete for head in heads)
 
     def _head(self) -> dict[str, Any]:
         return {**super()._head(), "last": self._last, "joined": self._joined_to}

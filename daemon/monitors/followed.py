@@ -34,6 +34,8 @@ class Standing(NamedTuple):
     watermark: int
     written: int
     """When the last record that was read had been written."""
+    idle: bool
+    """Nothing has come since its last closure."""
 
 
 @dataclass(slots=True)
@@ -92,10 +94,17 @@ class Followed:
         self.heads[standing.topic, standing.partition] = standing
 
     @property
-    def frontier(self) -> tuple[int, int]:
-        """How far the furthest partition of the predictions is, and the slowest of all."""
-        far = max((head.complete for head in self._heads(self.plan.predictions)), default=NOWHERE)
-        return far, min(map(self._slowest, self._topics))
+    def frontier(self) -> tuple[dict[str, int], int]:
+        """By topic up to where its idle partitions are closed, and how far the slowest partition is.
+
+        Predictions are closed up to the furthest of them, labels up to the furthest of both: else the labels of one partition
+        would wait for another one that brings none. While no predictions come, labels do not wait for them.
+        """
+        far: dict[str, int] = {}
+        for topic in self._topics:
+            far[topic] = max([*far.values(), *(head.complete for head in self._heads(topic))], default=NOWHERE)
+        waited = [topic for topic in self._topics if topic == self.plan.labels or not self._is_idle(topic)]
+        return far, min(map(self._slowest, waited or self._topics))
 
     def went(self, slot: int) -> None:
         """The worker of a slot has ended: what it said is no longer so."""
@@ -203,6 +212,11 @@ class Followed:
         identity = content_id("stalled", name, since.isoformat())
         return Event(identity, f"stream:{name}", "source.stalled", f"stream:{name}", now, data)
 
+    def _is_idle(self, topic: str) -> bool:
+        """Nothing comes on any of its partitions, and all are closed up to the furthest."""
+        heads, slowest = self._heads(topic), self._slowest(topic)
+        return slowest > NOWHERE and all(head.idle and head.complete == slowest for head in heads)
+
     def _slowest(self, topic: str) -> int:
         heads = self._heads(topic)
         if not heads or len(heads) < max(head.of for head in heads):
@@ -214,5 +228,5 @@ def _standing(head: Mapping[str, Any]) -> Standing:
     """A partition's head as the store has it."""
     return Standing(
         head["topic"], head["partition"], head["of"], head["complete"], head.get("topic_id", ""), head["frontier"][0],
-        head.get("written", -1),
+        head.get("written", -1), head.get("idle", False),
     )  # fmt: skip

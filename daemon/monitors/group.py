@@ -80,7 +80,8 @@ class GroupSession:
         self._stored_at = self._looked_at = self._answered_at = times.monotonic()
         self._retry_at = 0.0
         self._pause = RETRY_S
-        self._far = self._tail = BEFORE
+        self._far: dict[str, int] = {}
+        self._tail = BEFORE
         self._notes: list[str] = []
         self._events: dict[str, Event] = {}
         """Gaps, and lulls that are over: to be stored with the progress behind them."""
@@ -98,9 +99,9 @@ class GroupSession:
             for _, monitor in self._monitors():
                 monitor.refresh()
 
-    def frontier(self, far: int, tail: int) -> None:
-        """How far the stream's partitions are: the furthest of the predictions, and the slowest of all."""
-        self._far, self._tail = far, tail
+    def frontier(self, far: Mapping[str, int], tail: int) -> None:
+        """How far the stream's partitions are: by topic up to where idle ones are closed, and the slowest of all."""
+        self._far, self._tail = dict(far), tail
 
     def opened(self, frame: Frame) -> None:
         """The store's word on partitions that were asked for."""
@@ -290,14 +291,14 @@ class GroupSession:
             self._fault, self._pause = "", RETRY_S
         for name, monitor in monitors.items():
             if self._is_quiet(name, now) and self._ends.get(name, -1) <= monitor.head.offset:
-                monitor.close(self._far)
+                monitor.close(self._far.get(name[0], BEFORE))
 
     def _is_quiet(self, name: PartitionName, now: float) -> bool:
         """Whether a partition has brought nothing for a while, and may have slices that are open for want of it."""
         owned = self._owned[name]
         if owned.monitor is None or owned.paused or now - owned.came_at < self.plan.idle:
             return False
-        return not owned.monitor.head.idle or owned.monitor.head.frontier.closed < self._far
+        return not owned.monitor.head.idle or owned.monitor.head.frontier.closed < self._far.get(name[0], BEFORE)
 
     def _missing(self, log: GroupLog) -> str:
         topics = [topic for topic in (self.plan.predictions, self.plan.labels) if topic]
@@ -445,6 +446,6 @@ def open_group(frame: Frame, open_log: OpenLog, times: Times) -> GroupSession:
     return session
 
 
-def _frontier(body: Mapping[str, Any]) -> tuple[int, int]:
+def _frontier(body: Mapping[str, Any]) -> tuple[dict[str, int], int]:
     far, tail = body["frontier"]
-    return int(far), int(tail)
+    return dict(far), int(tail)

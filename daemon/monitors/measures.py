@@ -140,11 +140,11 @@ class StreamMeasures:
         self._events, self._marks, self._problems = [], [], {}
         return batch
 
-    def _close_windows(self, why: str) -> None:
-        """Close all open windows."""
+    def _close_windows(self, why: str, until: int = 0) -> None:
+        """Close all open windows. `until`: see Track.close."""
         for model in self._tracks:
             for track in self._in_order(model):
-                self._events += track.close(why, self._samples)
+                self._events += track.close(why, self._samples, until)
 
     def _wait(self, rows: Waiting) -> None:
         """Let predictions wait for their labels."""
@@ -187,15 +187,15 @@ class StreamMeasures:
             if no in self._owners:
                 self._owners[no].lost(no, count)
 
-    def _measured(self) -> None:
-        """Measure the performance of windows whose labels have come."""
+    def _measured(self, reached: int | None = None) -> None:
+        """Measure the performance of windows whose labels have come. `reached`: see Track.measured."""
         if not self.plan.labelled:
             return
         for model in self._tracks:
             version = self._champions.get(model, Champion()).version if self.plan.fields.version else ""
             for track in self._in_order(model):
                 before = track.awaited()
-                self._events += track.measured(self._overdue, version, self._labels_until)
+                self._events += track.measured(self._overdue, version, reached)
                 for no in set(before) - set(track.awaited()):
                     self._owners.pop(no, None)
 
@@ -273,11 +273,6 @@ class StreamMeasures:
     def _labelled_at(self) -> int:
         """The event time up to which labels are joined."""
         return self._watermark
-
-    @property
-    def _labels_until(self) -> int | None:
-        """Windows whose last rows are from behind this event time wait for it; None: labels come in no such order."""
-        return None
 
     @property
     def _overdue(self) -> int:

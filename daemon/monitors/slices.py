@@ -150,6 +150,7 @@ class Head:
         """For frames: see `followed.Standing`."""
         return [
             self.topic, self.partition, self.of, self.complete, self.topic_id, self.frontier.watermark, self.written,
+            self.idle,
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Pending:
     """Those of them whose label can no longer come."""
     losses: Losses = field(default_factory=Losses)
     until: int = 0
-    """Event time (µs) up to which slices had come when it closed."""
+    """Event time (µs) up to which labels are joined before it is looked at; 0 where rows come one by one."""
 
     def to_json(self) -> list[Any]:
         """For the store."""
@@ -82,8 +82,6 @@ class Track:
         """With time windows: the event time from which rows belong to the open window (µs)."""
         self._until: int | None = None
         self._late = 0
-        self._now = 0
-        """Event time (µs) up to which slices have come; 0 where rows come one by one."""
         self._ring: dict[int, Pane] = {}
         self._pending: dict[int, Pending] = {}
         self._cusum = Cusum()
@@ -159,23 +157,25 @@ class Track:
             self._floor = slice_.start if self._floor is None else self._floor
         return self._merge(slice_.pane)
 
-    def reach(self, time: int, samples: SampleScores) -> list[Event]:
-        """All slices up to `time` (µs) have come: close the window if it is full or over."""
-        self._now = time
+    def reach(self, time: int, samples: SampleScores, until: int) -> list[Event]:
+        """All slices up to `time` (µs) have come: close the window if it is full or over. `until`: see `close`."""
         window = self._subject.monitor.window
         if window.every is None:
-            return self.close("rows", samples) if self._pane.rows >= (window.rows or 1) else []
+            return self.close("rows", samples, until) if self._pane.rows >= (window.rows or 1) else []
         if self._until is None or self._until > time or self._pane.rows < window.min_rows:
             return []
-        return self.close("time", samples)
+        return self.close("time", samples, until)
 
     def late(self, rows: int) -> None:
         """So many rows came too late for their window."""
         self._late += rows
         self._touch()
 
-    def close(self, why: str, samples: SampleScores) -> list[Event]:
-        """Close the open window; nothing happens when it has no rows."""
+    def close(self, why: str, samples: SampleScores, until: int = 0) -> list[Event]:
+        """Close the open window; nothing happens when it has no rows.
+
+        `until`: the event time (µs) up to which labels are joined before its performance is looked at.
+        """
         pane = self._pane
         if pane.first is None or pane.last is None or pane.start is None or pane.end is None:
             return []
@@ -185,7 +185,7 @@ class Track:
         self._keep(pane, monitor.trailing if monitor.reference == "trailing" else 0)
         if self._labelled:
             self._pending[self._no].span = span
-            self._pending[self._no].until = self._now
+            self._pending[self._no].until = until
         self._pane = self._empty()
         self._no, self._late = -1, 0
         if self._until is not None:
@@ -215,7 +215,7 @@ class Track:
     def measured(self, overdue: int, version: str, reached: int | None = None) -> list[Event]:
         """performance.measured of the windows whose labels have come, or that ended before `overdue` (µs), in order.
 
-        `reached`: the event time up to which labels were joined; windows that closed behind it are not looked at yet.
+        `reached`: the event time up to which labels were joined; windows that wait for later ones are not looked at yet.
         """
         events: list[Event] = []
         for no in sorted(self._pending):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from daemon.monitors.evidence import Samples
 from daemon.monitors.formats import format_of
 from daemon.monitors.partition import Champions, PartitionMonitor, Portion
 from daemon.monitors.plan import Champion, ModelPlan, StreamPlan
-from daemon.monitors.slices import BEFORE, Head
+from daemon.monitors.slices import Head
 from daemon.monitors.statekeys import is_part, part_prefix
 
 FIELDS = Fields(
@@ -76,7 +77,7 @@ class Store:
     def measured(self) -> tuple[list[Event], list[Event], dict[str, bytes]]:
         """All that must not depend on who read what when: what predictions brought, what labels did, and the states.
 
-        Each in its order; between the two there is none: predictions do not wait for labels.
+        Each in its whole order; between the two there is none: predictions do not wait for labels.
         """
         by_labels = [event for event in self.events if _is_by_labels(event)]
         others = [event for event in self.events if not _is_by_labels(event)]
@@ -177,23 +178,30 @@ class Lab:
         if self.closer.changed:
             self.store.take(self.closer.checkpoint())
 
-    def finish(self, portion: int = 1000) -> Store:
-        """Read all logs to their ends, be idle, and close everything."""
+    def finish(self, portion: int = 1000, chance: random.Random | None = None) -> Store:
+        """Read all logs to their ends, be idle, and close everything; with `chance` in any order, the closer in between."""
         owner = self.owner()
-        for name in self.logs:
+        names = list(self.logs)
+        for name in names:
             while owner.poll(name, portion):
                 pass
         owner.store()
         for _ in range(2):  # the second time everybody knows how far the others are
-            heads = [monitor.head for monitor in owner.monitors.values()]
-            far = max((head.complete for head in heads if head.topic == self.plan.predictions), default=BEFORE)
-            for name in self.logs:
-                owner.close(name, far)
+            if chance is not None:
+                chance.shuffle(names)
+            far = self.far(owner)
+            for name in names:
+                if chance is not None and chance.random() < 0.5:
+                    owner.store()
+                    self.close_slices()
+                    far = self.far(owner)
+                owner.close(name, far[name[0]])
             owner.store()
             self.close_slices()
         return self.store
 
-
-def by_monitor(events: list[Event]) -> list[Event]:
-    """In the order of each monitor: that of windows of different monitors, measured for their labels, is nobody's promise."""
-    return sorted(events, key=lambda event: event.source)
+    def far(self, owner: Owner) -> dict[str, int]:
+        """By topic up to where idle partitions are closed."""
+        heads = [Head(*name, 0) for name in self.logs] + [monitor.head for monitor in owner.monitors.values()]
+        predictions = max(head.complete for head in heads if head.topic == self.plan.predictions)
+        return {head.topic: max(predictions, head.complete) for head in sorted(heads, key=lambda head: head.complete)}

@@ -166,7 +166,8 @@ class Share:
         """Nothing comes any more: everything is closed."""
         for _ in range(3):
             heads = [json.loads(blob) for key, blob in self.store.states.items() if key.endswith("/head")]
-            self.session.frontier(max(head["complete"] for head in heads), min(head["complete"] for head in heads))
+            complete = [head["complete"] for head in heads]
+            self.session.frontier(dict.fromkeys((head["topic"] for head in heads), max(complete)), min(complete))
             self.run(4, 61.0)
 
     def _answer(self, frame: Frame) -> None:
