@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import os
 import signal
 import threading
@@ -26,10 +27,11 @@ from daemon.config import Config
 from daemon.context import LiveContext, Services
 from daemon.control import Controls, ControlServer
 from daemon.core.calls import Call
-from daemon.core.errors import ConfigError, DaemonError, Mistake, StoreBusy
+from daemon.core.errors import ConfigError, DaemonError, Deposed, Mistake, StoreBusy
 from daemon.core.events import Event
 from daemon.core.problems import Problem
 from daemon.dispatcher import Dispatcher
+from daemon.following import Following
 from daemon.handling import Context, Template
 from daemon.intake import Batch
 from daemon.logs import start_logging
@@ -49,7 +51,8 @@ from daemon.sources.payloads import Posts
 from daemon.sources.schedule import ScheduleSource
 from daemon.sources.storage import StorageSource
 from daemon.sources.webhook import WebhookSource
-from daemon.store.sqlite import SqliteStore
+from daemon.store.base import Store
+from daemon.storing import open_store
 from daemon.templates import load_templates
 from daemon.verbs import load_verbs
 from daemon.web.metrics import Metrics, Seen
@@ -73,15 +76,23 @@ def utc_now() -> datetime:
 class App:
     """One running daemon."""
 
-    def __init__(self, config: Config, on_point: OnPoint = no_point, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_point: OnPoint = no_point,
+        clock: Callable[[], datetime] = utc_now,
+        store: Store | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """`store`: one that this process leads already; it is closed with the rest."""
         self.config = config
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
         self._clock = clock
         self._on_point = on_point
         self._log = structlog.get_logger("app")
         self._verbs = load_verbs()
         self._rules = RuleFolder(config, {name: loaded.verb for name, loaded in self._verbs.items()})
-        self._store = SqliteStore(config.home / config.store.path)
+        self._store = open_store(config) if store is None else store
         running = Running(config, {name: loaded.verb for name, loaded in self._verbs.items()})
         heads = config.home / "audit" / "heads.jsonl"
         self.writer = Writer(self._store, running, clock, heads, on_point, self._gather_evidence)
@@ -139,6 +150,11 @@ class App:
         while not self.stop.wait(0.5):
             if self.writer.failure is not None:
                 return 1
+            if self._store.lease_s == -math.inf or isinstance(self.writer.failure, Deposed):
+                self._log.error(
+                    "daemon.deposed", epoch=self.writer.epoch, hint="another leads; started again, this one follows"
+                )
+                return 5
         return 0
 
     def close(self) -> None:
@@ -378,8 +394,16 @@ def stop_at_signals(stop: threading.Event) -> None:
 def run(config: Config, on_point: OnPoint = no_point) -> int:
     """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code."""
     start_logging()
-    app = App(config, on_point)
-    stop_at_signals(app.stop)
+    stop = threading.Event()
+    stop_at_signals(stop)
+    store = Following(config).lead(stop)
+    if store is None:
+        return 0
+    try:
+        app = App(config, on_point, store=store, stop=stop)
+    except BaseException:
+        store.close()
+        raise
     try:
         app.start()
         settle_garbage()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-from daemon import kafkaparts, payloadparts, platformparts, sourceparts
+from daemon import kafkaparts, limitparts, payloadparts, platformparts, sourceparts, storeparts
 from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
@@ -23,19 +23,12 @@ from daemon.parts import Duration, Part, Secret, value_of
 from daemon.payloadparts import Kserve, PayloadHook
 from daemon.platformparts import AnyPlatform, PlatformConfig
 from daemon.sourceparts import AnySource, Schedule, StorageSource
+from daemon.storeparts import StoreConfig
 from daemon.webparts import Web, WebConfig, clashes
 
 
 class _Part(Part, BaseModel):
     """As in parts.py; named here once more, so that the linter sees that defaults are copied."""
-
-
-class StoreConfig(_Part):
-    """Where driftd keeps its events, decisions, runs and audit."""
-
-    kind: Literal["sqlite"] = "sqlite"
-    path: Path = Path("store.db")
-    """Relative to `home`."""
 
 
 class RegistryConfig(_Part):
@@ -225,7 +218,7 @@ def load_config(
     """Read config.yaml; raises ConfigError with every mistake in it. Paths come out absolute, secrets filled in.
 
     `path`: default `DRIFTD_CONFIG`, else config.yaml here. `environ`: default the process's environment. Without
-    `with_secrets` secrets stay empty and are not looked for: for commands that need none.
+    `with_secrets` secrets stay empty and are not looked for: for commands that need none, but the store's where they are.
     """
     environ = os.environ if environ is None else environ
     path = path or Path(environ.get("DRIFTD_CONFIG") or "config.yaml")
@@ -240,6 +233,8 @@ def load_config(
         found.extend(missing)
     if found:
         raise ConfigError(tuple(sorted(found, key=lambda mistake: (mistake.line, mistake.column))))
+    else:
+        config = _with_what_the_store_needs(config, environ)
     return config
 
 
@@ -259,7 +254,7 @@ def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
         "home": home, "root": root, "registry": registry, "models": models,
         # Not resolved: a git-sync or ConfigMap link must be followed anew at every look.
         "rules": root / config.rules, "templates": root / config.templates,
-        "store": config.store.model_copy(update={"path": home / config.store.path}),
+        "store": storeparts.rooted(config.store, home, root),
         "platform": platformparts.rooted(config.platform, root),
         "kafka": {name: kafkaparts.rooted(connection, root) for name, connection in config.kafka.items()},
     })  # fmt: skip
@@ -283,6 +278,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
     for name, message in clashes(_addresses(config)):
         yield (*name.split("."), "port"), message
     if config.retention.predictions is not None and config.retention.predictions < timedelta(days=1):
+    yield from storeparts.contradictions(config.store, config.registry.timeout)
         yield (
             ("retention", "predictions"),
             "prediction logs are kept for at least a day: canaries and trainings read them",
@@ -397,6 +393,13 @@ def _models(config: Config) -> Iterator[tuple[Where, str]]:
 def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]) -> tuple[Config, list[Mistake]]:
     found: list[Mistake] = []
 
+def _with_what_the_store_needs(config: Config, environ: Mapping[str, str]) -> Config:
+    def found(secret: Secret, _where: Where) -> Secret:
+        return secret.model_copy(update={"value": SecretStr(value_of(secret, config.root, environ)[0])})
+
+    return config.model_copy(update={"store": storeparts.filled(config.store, found)})
+
+
     def filled(secret: Secret, where: Where) -> Secret:
         value, wrong = value_of(secret, config.root, environ)
         if wrong:
@@ -422,4 +425,6 @@ def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]
         for name, hook in config.webhook.streams.items() if hook.token is not None
     }  # fmt: skip
     webhook = config.webhook.model_copy(update={"hooks": hooks, "streams": {**config.webhook.streams, **posted}})
-    return config.model_copy(update={"webhook": webhook, "channels": channels, "kafka": kafka}), found
+    store = storeparts.filled(config.store, filled)
+    filled_in = {"webhook": webhook, "channels": channels, "kafka": kafka, "store": store}
+    return config.model_copy(update=filled_in), found

@@ -48,21 +48,25 @@ class LiveContext:
     @property
     def jobs(self) -> Jobs:
         """Programs that run to an end."""
+        self._lead_holds()
         return self.services.jobs
 
     @property
     def serving(self) -> Serving:
         """Versions and their traffic."""
+        self._lead_holds()
         return self.services.serving
 
     @property
     def objects(self) -> Objects:
         """Objects of a cluster."""
+        self._lead_holds()
         return self.services.objects
 
     @property
     def registry(self) -> Registry:
-        """The model registry."""
+        """The model registry. An alias has no precondition: a call must end while nobody else can lead."""
+        self._lead_holds(self.config.registry.timeout.total_seconds())
         return self.services.registry
 
     @property
@@ -119,9 +123,24 @@ class LiveContext:
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], timeout: float = 10.0) -> int:
         """POST over HTTP; the status code."""
+        self._lead_holds()
         try:
             answer = httpx.post(url, content=body, headers=dict(headers), timeout=timeout)
         except httpx.HTTPError as error:
             # The message may hold the address, and an address may hold a secret.
             raise Unavailable("http", "post", type(error).__name__) from error
         return answer.status_code
+
+    def _lead_holds(self, seconds: float = 0.0) -> None:
+        """Before each use of a service: a process that was stopped, or cut off, may find that another leads by now.
+
+        Handlers ask for a service right before they call it. What comes between is guarded by derived names and epochs.
+        """
+        left = self.services.store.lease_s
+        if left <= seconds:
+            told = (
+                f"the lead is sure for {max(left, 0.0):.1f} s, and the call may take {seconds:g} s"
+                if seconds
+                else "another may lead by now"
+            )
+            raise Unavailable("driftd", "lead", f"{told}: nothing was called")

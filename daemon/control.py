@@ -68,6 +68,8 @@ class ControlServer:
         self._controls = controls
         self._places = threading.BoundedSemaphore(MAX_ASKERS)
         self._listener: socket.socket | None = None
+        self._made = 0
+        """The socket's inode: another leader may have put its own there."""
         self._ending, self._ended = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
 
@@ -82,7 +84,7 @@ class ControlServer:
         self._path.chmod(0o600)
         listener.listen(MAX_ASKERS)
         listener.setblocking(False)
-        self._listener = listener
+        self._listener, self._made = listener, self._path.stat().st_ino
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,7 +94,9 @@ class ControlServer:
             self._thread.join(5)
         if self._listener is not None:
             self._listener.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._made:
+                    self._path.unlink()
 
     def _serve(self) -> None:
         assert self._listener is not None

@@ -14,7 +14,7 @@ import typer
 from daemon.config import Config, load_config
 from daemon.control import ask
 from daemon.store.base import Session
-from daemon.store.readonly import SqliteReader
+from daemon.storing import Reader, open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Workplace:
         return self.config.home
 
     @contextmanager
-    def store(self) -> Iterator[SqliteReader]:
+    def store(self) -> Iterator[Reader]:
         """The store, for reading. NotFound when no daemon has ever run here."""
-        reader = SqliteReader(self.config.store.path)
+        reader = open_reader(self.config)
         try:
             yield reader
         finally:

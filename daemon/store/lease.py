@@ -40,7 +40,9 @@ class Lease:
         return self._until - _now()
 
     def take(self) -> int:
-        """The new epoch. StoreBusy when somebody leads, with who it is and for how long."""
+        """The new epoch, or the one that is led. StoreBusy when somebody leads, with who it is and for how long."""
+        if self.left_s > 0:
+            return self._epoch
         asked = _now()
         session = self._session()
         rows = session.rows("take_lead", self._owner, self._server.lease_s)

@@ -10,27 +10,23 @@ been committed: what it wrote is there, and must not be written again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import threading
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from uuid import uuid4
 
 from daemon.core.errors import Deposed, Kept, StoreBusy, StoreError
 from daemon.store.base import Session
 from daemon.store.lease import Lease
 from daemon.store.links import Connection, Server, Statements, broken, connect, named_errors, undo
+from daemon.store.readers import Readers, schema_of
 from daemon.store.statements import postgres_migrations
 
 MIGRATING = 0x6472_6966_7464
 """Advisory lock of the database under which the schema is brought up to date."""
 LIMITS = ["statement_timeout", "lock_timeout"]
 """What does not hold meanwhile."""
-READING_S = 10.0
-"""How long a reader waits for a connection when all are taken."""
 
 
 class PostgresStore:
@@ -43,10 +39,7 @@ class PostgresStore:
         self._doubt = ""
         """Id of the transaction of which it is not known whether it was committed; empty when there is none."""
         self._lease: Lease | None = None
-        self._idle: deque[Connection] = deque()
-        """Connections for reading that nobody uses now: as many as ever read at once."""
-        self._places = threading.BoundedSemaphore(server.readers)
-        self._closed = False
+        self._readers = Readers(server)
         try:
             _migrate(self._connected())
         except BaseException:
@@ -91,61 +84,17 @@ class PostgresStore:
                 self._doubt = ""  # the server has said that it was not committed
             raise
 
-    @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self) -> AbstractContextManager[Session]:
         """A view for reading, on a connection that nobody else uses meanwhile."""
-        if not self._places.acquire(timeout=READING_S):
-            raise StoreBusy(f"{self._server.readers} others have been reading for {READING_S:g} s")
-        try:
-            with self._reader() as connection:
-                yield Statements(connection)
-        finally:
-            self._places.release()
+        return self._readers.read()
 
     def close(self) -> None:
         """Let others lead, and close all connections; nobody writes any more. Who is reading closes his own at the end."""
-        self._closed = True
         if self._lease is not None:
             self._lease.leave()
         if self._writer is not None:
             self._writer.close()
-        self._close_idle()
-
-    @contextmanager
-    def _reader(self) -> Iterator[Connection]:
-        connection = self._begun()
-        try:
-            yield connection
-        finally:
-            undo(connection)
-            if not broken(connection):
-                self._idle.append(connection)
-            if self._closed:
-                self._close_idle()
-
-    def _begun(self) -> Connection:
-        """A connection in a transaction for reading. Those that a restart of the server has broken are passed over."""
-        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = connect(self._server)
-                with named_errors():
-                    connection.execute(begin)
-                return connection
-            try:
-                with named_errors():
-                    connection.execute(begin)
-            except StoreBusy:
-                connection.close()
-            else:
-                return connection
-
-    def _close_idle(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        self._readers.close()
 
     def _connected(self) -> Connection:
         """The writer's connection, made anew when the last one broke."""
@@ -169,7 +118,7 @@ def _migrate(connection: Connection) -> None:
     """Bring the database to the newest schema, in one transaction: of two processes that open it at once, one does it."""
     newest = postgres_migrations()[-1][0]
     with named_errors():
-        if _version(connection) == newest:
+        if schema_of(connection) == newest:
             return
         connection.execute("BEGIN")
         try:
@@ -178,7 +127,7 @@ def _migrate(connection: Connection) -> None:
                 "SELECT set_config(name, '600s', true) FROM unnest(%s::text[]) AS limits(name)", (LIMITS,)
             )
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
-            version = _version(connection)
+            version = schema_of(connection)
             if version > newest:
                 raise StoreError(f"the store has schema {version}, this driftd knows {newest}: a newer one wrote it")
             connection.execute(
@@ -192,12 +141,3 @@ def _migrate(connection: Connection) -> None:
         except BaseException:
             undo(connection)
             raise
-
-
-def _version(connection: Connection) -> int:
-    """Number of the last migration; 0 in a fresh database."""
-    ((there,),) = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchall()
-    if not there:
-        return 0
-    ((version,),) = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchall()
-    return int(version)

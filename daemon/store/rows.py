@@ -99,7 +99,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "chain": list(run.chain), "created": run.created.isoformat(), "state": run.state.value,
         "position": run.position, "approved": run.approved, "given": dict(run.given), "why": run.why,
         "moves": [[move.at.isoformat(), move.signal, move.state, move.note] for move in run.moves],
-        "replaces": run.replaces,
+        "replaces": run.replaces, "changes": run.changes, "held": run.held, "storm": run.storm,
     }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def run_from_json(stored: Mapping[str, Any]) -> Run:
         tuple(stored["chain"]), datetime.fromisoformat(stored["created"]), State(stored["state"]),
         stored["position"], stored["approved"], stored["given"], stored["why"],
         tuple(Moved(datetime.fromisoformat(at), signal, state, note) for at, signal, state, note in stored["moves"]),
-        stored["replaces"],
+        stored["replaces"], stored.get("changes", False), stored.get("held", ""), stored.get("storm", ""),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,9 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from daemon.condition import Condition
 from daemon.listening import Listener
-from daemon.web.metrics import Metrics
 from daemon.webparts import WebConfig
 
 CONNECTIONS = 64
@@ -45,10 +43,30 @@ class _Busy(Exception):
     """The answer cannot be made now."""
 
 
+class Told(Protocol):
+    """How the process is doing; see `daemon.condition.Condition`."""
+
+    def deadly(self) -> str:
+        """Why only a new process can help; empty while this one lives."""
+        ...
+
+    def status(self) -> Mapping[str, Any]:
+        """`ready`, `reasons` why not, and of one that does not lead its `role`."""
+        ...
+
+
+class Figures(Protocol):
+    """What Prometheus is told; see `daemon.web.metrics.Metrics`."""
+
+    def text(self, accepted: str) -> tuple[bytes, str]:
+        """All figures now, in the best format that an Accept header takes, and the format's name."""
+        ...
+
+
 class WebServer:
     """The listener and its routes. `run` it in a thread."""
 
-    def __init__(self, config: WebConfig, condition: Condition, metrics: Metrics) -> None:
+    def __init__(self, config: WebConfig, condition: Told, metrics: Figures) -> None:
         self._config = config
         self._condition = condition
         self._metrics = metrics
@@ -82,7 +100,7 @@ class WebServer:
             status = await self._made(self._condition.status)
         except _Busy as error:
             return JSONResponse({"ready": False, "reasons": [str(error)]}, 503, NEVER_KEPT)
-        told = {name: status[name] for name in ("ready", "reasons")}
+        told = {name: status[name] for name in ("ready", "reasons", "role", "waits_for") if name in status}
         return JSONResponse(told, 200 if status["ready"] else 503, NEVER_KEPT)
 
     async def _scraped(self, request: Request) -> Response:
