@@ -275,10 +275,10 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
         for name, one in config.streams.items()
     }
     yield from payloadparts.contradictions(config.webhook.streams, shapes)
+    yield from storeparts.contradictions(config.store, config.registry.timeout)
     for name, message in clashes(_addresses(config)):
         yield (*name.split("."), "port"), message
     if config.retention.predictions is not None and config.retention.predictions < timedelta(days=1):
-    yield from storeparts.contradictions(config.store, config.registry.timeout)
         yield (
             ("retention", "predictions"),
             "prediction logs are kept for at least a day: canaries and trainings read them",

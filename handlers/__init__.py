@@ -12,12 +12,15 @@ from types import MappingProxyType
 VERBS: Mapping[str, str] = MappingProxyType(
     {
         "retrain": "handlers.retrain",
+        "tune": "handlers.tune",
         "evaluate": "handlers.evaluate",
         "canary": "handlers.canary",
         "promote": "handlers.promote",
         "soak": "handlers.soak",
         "rollback": "handlers.rollback",
         "notify": "handlers.notify",
+        "batch_inference": "handlers.batch_inference",
+        "apply": "handlers.apply",
         "command": "handlers.command",
     }
 )

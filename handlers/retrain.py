@@ -18,6 +18,8 @@ from daemon.handling import (
     JobStatus,
     ModelVersion,
     Outcome,
+    Parameter,
+    Template,
     Verb,
     parse_duration,
 )
@@ -34,7 +36,7 @@ class Retrain(Inputs):
     template: str
     """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `retrain`."""
     with_: dict[str, Any] = Field(default={}, alias="with")
-    """Values for the parameters that the template declares."""
+    """Values for the parameters that the template declares; they stand before what an earlier `tune` found."""
     look: Duration = parse_duration("30s")
     """How often to look whether there are enough labelled rows by now."""
     deadline: Duration = parse_duration("2h")
@@ -63,7 +65,7 @@ def run(call: Call, context: Context) -> Outcome:
     model = context.model(call.model)
     work = Work(
         template=inputs.template,
-        parameters=inputs.with_,
+        parameters={**tuned(call, context.template(inputs.template)), **inputs.with_},
         look=inputs.look.total_seconds(),
         facts={"champion": context.registry.alias(model.registered, model.alias)},
     )
@@ -81,6 +83,21 @@ def run(call: Call, context: Context) -> Outcome:
             f"{inputs.template} does not say that it left the holdout out: version {version.version} is not used"
         )
     return _done(call, context, version, status)
+
+
+def tuned(call: Call, template: Template) -> dict[str, Any]:
+    """What an earlier `tune` of this run found best, for the parameters that the template declares; others are not its."""
+    found = call.given.get("parameters") or {}
+    return {name: _value(template.parameters[name], found[name]) for name in found if name in template.parameters}
+
+
+def _value(parameter: Parameter, found: Any) -> Any:
+    """Sweeps write all values as text."""
+    if not isinstance(found, str) or parameter.type not in {"bool", "int"}:
+        return found
+    if parameter.type == "bool" and found.lower() in {"true", "false"}:
+        return found.lower() == "true"
+    return float(found) if "." in found or "e" in found.lower() else found
 
 
 def _done(call: Call, context: Context, version: ModelVersion, status: JobStatus) -> Done:

@@ -29,6 +29,8 @@ from daemon.handling import (
     Stream,
     Template,
     Working,
+    canonical,
+    filled,
     parse_duration,
 )
 
@@ -59,12 +61,16 @@ def progress(call: Call, context: Context, work: Work) -> JobStatus | Outcome:
     trial, status = _current(call, context)
     name = job_name(call, trial)
     late = context.now >= call.deadline
+    if status.state is JobState.UNKNOWN and call.state.get("looks"):
+        # It was started: starting it again would do its work twice.
+        return JobStatus(JobState.FAILED, "the job is gone: somebody removed it, and how it ended is unknown", {}, "")
     if status.state is JobState.UNKNOWN:
         if late:
             return Inconclusive(str(call.state.get("waits") or "its time was up before it could start"))
         spec = _spec(call, context, work, name)
         status = context.jobs.submit(spec)
-        started = Answer("jobs", "submit", {"job": name, "argv": list(spec.argv), "folder": status.folder})
+        work_of = {"manifest": dict(spec.manifest)} if spec.manifest else {"argv": list(spec.argv)}
+        started = Answer("jobs", "submit", {"job": name, **work_of, "folder": status.folder})
         if status.state is JobState.RUNNING:
             return Working(0.5, {"try": trial, "looks": 1}, f"{work.template} runs", answers=(started,))
     if status.state is JobState.RUNNING:
@@ -116,18 +122,39 @@ def _spec(call: Call, context: Context, work: Work, name: str) -> JobSpec:
     template = context.template(work.template)
     if template.verb != call.verb:
         raise Refused("templates", "read", f"template {work.template} is for {template.verb}, not for {call.verb}")
+    parameters = {**checked(template, work.parameters), **work.settings}
+    payload = {**_payload(call, context), **work.facts, "parameters": parameters}
     return JobSpec(
         id=name,
         argv=_argv(context, template),
-        payload={
-            **_payload(call, context),
-            **work.facts,
-            "parameters": {**checked(template, work.parameters), **work.settings},
-        },
+        payload=payload,
         env=template.env,
         memory_mb=template.memory_mb,
         seconds=min(template.seconds, (call.deadline - context.now).total_seconds()),
+        manifest=filled_for(call, template, parameters, payload) if template.manifest else {},
+        origin=origin(call),
     )
+
+
+def origin(call: Call) -> dict[str, str]:
+    """What led to the call, for whoever finds what it made."""
+    return {
+        "call": call.id, "run": call.run, "rule": call.rule, "event": call.trigger.id, "model": call.model,
+    }  # fmt: skip
+
+
+def filled_for(
+    call: Call, template: Template, parameters: Mapping[str, Any], payload: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The template's manifest with the parameters and what it asks of the call; `payload` is `{$call: json}`."""
+    facts = {
+        **origin(call),
+        "id": call.id,
+        "json": canonical(payload).decode(),
+        "version": str(payload.get("version", "")),
+        "model_uri": str(payload.get("model_uri", "")),
+    }
+    return filled(template.manifest, parameters, facts)
 
 
 def _argv(context: Context, template: Template) -> tuple[str, ...]:
@@ -224,7 +251,9 @@ def _evidence(job: str, status: JobStatus) -> tuple[Answer, ...]:
 
 
 def _tail(status: JobStatus) -> str:
-    """The last lines of what the job wrote, as far as its folder can be read from here."""
+    """The last lines of what the job wrote, as far as they can be read from here."""
+    if status.tail:
+        return status.tail[-_TAIL:]
     for name in ("stderr.log", "stdout.log"):
         try:
             text = (Path(status.folder) / name).read_text(errors="replace").strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,11 +52,14 @@ class JobCall:
 
 
 def read_call() -> JobCall:
-    """The call of this job, from DRIFTD_CALL."""
-    path = Path(os.environ["DRIFTD_CALL"])
-    raw = json.loads(path.read_bytes())
+    """The call of this job: a file that DRIFTD_CALL names, or, in a cluster, DRIFTD_CALL_JSON itself."""
+    if "DRIFTD_CALL" in os.environ:
+        path = Path(os.environ["DRIFTD_CALL"])
+        folder, raw = path.parent, json.loads(path.read_bytes())
+    else:
+        folder, raw = Path(tempfile.mkdtemp(prefix="driftd-")), json.loads(os.environ["DRIFTD_CALL_JSON"])
     return JobCall(
-        folder=path.parent,
+        folder=folder,
         call=raw["call"],
         run=raw.get("run", ""),
         chain=tuple(raw.get("chain", ())),
@@ -77,9 +81,16 @@ def log(event: str, **facts: Any) -> None:
 
 
 def finish(call: JobCall, outputs: dict[str, Any]) -> None:
-    """Leave the outputs, whole or not at all; the program then ends with status 0."""
+    """Leave the outputs, whole or not at all; the program then ends with status 0.
+
+    In a cluster DRIFTD_OUTPUTS is the container's termination log, which holds 4096 bytes: more is cut, and then unreadable.
+    """
+    told = json.dumps(outputs, default=str)
+    given = os.environ.get("DRIFTD_OUTPUTS")
+    if given and "DRIFTD_CALL" not in os.environ:
+        Path(given).write_text(told)  # a mount of its own: it cannot be renamed in
     part = call.folder / "outputs.json.part"
-    part.write_text(json.dumps(outputs, default=str))
+    part.write_text(told)
     part.replace(call.folder / "outputs.json")
     log("finished", **outputs)
 
