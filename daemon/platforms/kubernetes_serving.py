@@ -45,10 +45,18 @@ _LOOK_S = 0.2
 _INSTALLED_S = 300.0
 """How long is believed what was found about the cluster's KServe."""
 
-Locate = Callable[[str, str], str]
-"""Target and version -> where the registry keeps its artifacts."""
 Count = Callable[[str, datetime], Mapping[str, int]]
 """Target and moment -> logged requests by version since; Unavailable when the log cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What the registry says of a target's models."""
+
+    locate: Callable[[str, str], str]
+    """Target and version -> where the registry keeps its artifacts."""
+    champion: Callable[[str], str]
+    """Target -> the version that the champion's alias points to; empty when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +124,22 @@ class KubernetesServing:
         self,
         cluster: Cluster,
         config: KserveServing,
-        locate: Locate,
+        places: Places,
         count: Count,
         clock: Callable[[], datetime],
         on_point: OnPoint = no_point,
     ) -> None:
         self._cluster = cluster
         self._config = config
-        self._locate = locate
+        self._places = places
         self._count = count
         self._teller = Teller(cluster, clock)
         self._on_point = on_point
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._installed: tuple[float, Installed] | None = None
+        self._recognised: dict[tuple[str, str], str] = {}
+        """Target and address -> version, of models that were there before driftd."""
         self._routed: dict[tuple[str, str], float] = {}
         """When the route of a target was last changed."""
 
@@ -147,7 +157,7 @@ class KubernetesServing:
         elsewhere.
         """
         view = self._look(target)
-        location = self._locate(target, version) if model_uri.startswith("models:") else model_uri
+        location = self._places.locate(target, version) if model_uri.startswith("models:") else model_uri
         uri = storage_uri(location, self._config.roots)
         view = self._known(view, version, uri)
         if view.seen is None:
@@ -379,7 +389,24 @@ class KubernetesServing:
             book, version = _book(kept, target), kept["metadata"]["resourceVersion"]
         service = self._cluster.get(Ref(SERVICE, name, namespace))
         seen = None if service is None else self._seen(service, namespace, book)
-        return _View(target, namespace, name, book, version, service, seen)
+        view = _View(target, namespace, name, book, version, service, seen)
+        return view if seen is None or view.standing.weights else self._with_champion(view)
+
+    def _with_champion(self, view: _View) -> _View:
+        """A model that serves and that driftd has not loaded itself: it may be the champion, which people put there."""
+        loaded = _loaded(view)
+        found = {uri: version for (target, uri), version in self._recognised.items() if target == view.target}
+        if not loaded & found.keys() and (champion := self._places.champion(view.target)):
+            try:
+                uri = storage_uri(self._places.locate(view.target, champion), self._config.roots)
+            except Refused:  # it lies where KServe cannot fetch it, so it is not this one
+                return view
+            self._recognised[view.target, uri] = champion
+            found[uri] = champion
+        versions = {
+            version: uri for uri, version in found.items() if uri in loaded and version not in view.book.versions
+        }
+        return replace(view, book=replace(view.book, versions={**view.book.versions, **versions}))
 
     def _seen(self, service: Object, namespace: str, book: Book) -> knative.Seen | standard.Seen:
         installed = self._kserve()

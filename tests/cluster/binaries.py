@@ -68,8 +68,11 @@ LEVELS: dict[str, list[Program]] = {
         _kubernetes("kube-apiserver", 5.5),
         _kubernetes("kube-controller-manager", 2.0),
     ],
+    "kserve": [Program("kserve-manager", "kserve", "github.com/kserve/kserve/cmd/manager", 3.5)],
 }
-"""What each level is made of. api: an API server with its store, and the controllers that make pods of jobs."""
+"""What each level is made of. api: an API server with its store, and the controllers that make pods of jobs. kserve: the
+controller of InferenceServices, which runs beside them.
+"""
 
 
 def find(name: str) -> Path:
