@@ -37,7 +37,7 @@ from daemon.intake import Batch
 from daemon.logs import start_logging
 from daemon.monitors.supervisor import Report, Supervisor
 from daemon.platformparts import KubernetesPlatform
-from daemon.platforms.base import NoCluster
+from daemon.platforms.base import NoCluster, Serving
 from daemon.platforms.local import LocalJobs, LocalServing
 from daemon.points import OnPoint, no_point
 from daemon.retention import Retention
@@ -99,10 +99,12 @@ class App:
         registry = config.registry
         timeout = registry.timeout.total_seconds()
         self._registry = RegistryProcess(registry.uri, registry.artifacts, timeout, on_point)
-        self._serving = LocalServing(config, on_point)
         templates = load_templates(config.templates)
         programs = LocalJobs(config.home, on_point=on_point)
         self._in_cluster = _in_cluster(config, programs, templates, clock, on_point)
+        self._gateway: LocalServing | None = None
+        self._hurry: Callable[[], None] = lambda: None
+        self._serving = self._serves(config, clock)
         jobs = programs if self._in_cluster is None else self._in_cluster.jobs
         objects = NoCluster() if self._in_cluster is None else self._in_cluster.objects
         self._retention = Retention(config, jobs, self._store, clock)
@@ -139,7 +141,8 @@ class App:
         for source in sources:
             self._thread(source.name, functools.partial(self._keep, source))
         self._thread("rules", self._watch_rules)
-        self._thread("serving", self._watch_serving)
+        if self._gateway is not None:
+            self._thread("serving", functools.partial(self._watch_gateway, self._gateway))
         self._thread("stalls", lambda: self._condition.run(self.stop))
         self._thread("retention", lambda: self._retention.run(self.stop))
         self._condition.phase = ""
@@ -148,13 +151,13 @@ class App:
     def wait(self) -> int:
         """Until somebody says stop; the exit code."""
         while not self.stop.wait(0.5):
-            if self.writer.failure is not None:
-                return 1
             if self._store.lease_s == -math.inf or isinstance(self.writer.failure, Deposed):
                 self._log.error(
                     "daemon.deposed", epoch=self.writer.epoch, hint="another leads; started again, this one follows"
                 )
                 return 5
+            if self.writer.failure is not None:
+                return 1
         return 0
 
     def close(self) -> None:
@@ -167,6 +170,7 @@ class App:
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0.0))
         self._control.stop()
+        self._hurry()
         self._dispatcher.stop(patience * 2)
         self._registry.stop()
         if self.writer.stop():
@@ -251,10 +255,26 @@ class App:
                 self._log.warning("rules.not_loaded", why=str(error))
                 self._rules.forget()
 
-    def _watch_serving(self) -> None:
+    def _serves(self, config: Config, clock: Callable[[], datetime]) -> Serving:
+        """Who serves models: KServe where the platform says so, else the local gateway."""
+        if (
+            self._in_cluster is None
+            or not isinstance(config.platform, KubernetesPlatform)
+            or config.platform.serving == "gateway"
+        ):
+            self._gateway = LocalServing(config, self._on_point)
+            return self._gateway
+        from daemon.served import kserve  # noqa: PLC0415 - who has no cluster need not wait for kubernetes
+
+        parts = (config, config.platform.serving, self._in_cluster.cluster, self._registry, self._store)
+        serving = kserve(*parts, clock, self._on_point)
+        self._hurry = serving.close
+        return serving
+
+    def _watch_gateway(self, gateway: LocalServing) -> None:
         while not self.stop.is_set():
             try:
-                self._serving.ensure()
+                gateway.ensure()
             except DaemonError as error:
                 self._log.warning("serving.unavailable", why=str(error))
             self.stop.wait(2.0)
@@ -392,7 +412,7 @@ def stop_at_signals(stop: threading.Event) -> None:
 
 
 def run(config: Config, on_point: OnPoint = no_point) -> int:
-    """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code."""
+    """Run the daemon until SIGTERM, SIGINT or a word on the control socket; its exit code. It may have to wait for the lead."""
     start_logging()
     stop = threading.Event()
     stop_at_signals(stop)
