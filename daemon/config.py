@@ -18,7 +18,7 @@ from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
 from daemon.kafkaparts import KafkaConnection, KafkaSource
-from daemon.limitparts import Breaker, Budget, RetentionConfig
+from daemon.limitparts import Breaker, Budget, Freeze, RetentionConfig, Storm
 from daemon.parts import Duration, Part, Secret, value_of
 from daemon.payloadparts import Kserve, PayloadHook
 from daemon.platformparts import AnyPlatform, PlatformConfig
@@ -195,6 +195,8 @@ class Config(_Part):
     budgets: dict[str, Budget] = {}
     """Per verb."""
     breaker: Breaker = Breaker()
+    storm: Storm | None = None
+    freeze: dict[str, Freeze] = {}
     retention: RetentionConfig = RetentionConfig()
     channels: dict[str, Channel] = {}
     """Who `notify: {to: NAME}` means."""
@@ -231,10 +233,10 @@ def load_config(
     if with_secrets:
         config, missing = _with_secrets(config, document, environ)
         found.extend(missing)
-    if found:
-        raise ConfigError(tuple(sorted(found, key=lambda mistake: (mistake.line, mistake.column))))
     else:
         config = _with_what_the_store_needs(config, environ)
+    if found:
+        raise ConfigError(tuple(sorted(found, key=lambda mistake: (mistake.line, mistake.column))))
     return config
 
 
@@ -268,6 +270,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
     for name, channel in config.channels.items():
         if channel.kind != "log" and channel.url is None:
             yield ("channels", name), f"channel {name}: kind {channel.kind} needs a url"
+    yield from limitparts.contradictions(config.storm, config.freeze, config.channels)
     yield from platformparts.contradictions(config.platform, bool(config.models))
     yield from kafkaparts.contradictions(config.kafka, config.topics)
     shapes = {
@@ -390,15 +393,15 @@ def _models(config: Config) -> Iterator[tuple[Where, str]]:
             yield (*where, "task"), f"models {other} and {name} share stream {model.stream}, so they need the same task"
 
 
-def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]) -> tuple[Config, list[Mistake]]:
-    found: list[Mistake] = []
-
 def _with_what_the_store_needs(config: Config, environ: Mapping[str, str]) -> Config:
     def found(secret: Secret, _where: Where) -> Secret:
         return secret.model_copy(update={"value": SecretStr(value_of(secret, config.root, environ)[0])})
 
     return config.model_copy(update={"store": storeparts.filled(config.store, found)})
 
+
+def _with_secrets(config: Config, document: Document, environ: Mapping[str, str]) -> tuple[Config, list[Mistake]]:
+    found: list[Mistake] = []
 
     def filled(secret: Secret, where: Where) -> Secret:
         value, wrong = value_of(secret, config.root, environ)

@@ -153,7 +153,7 @@ class ControlServer:
 def operator_event(request: Mapping[str, Any], asker: str, now: datetime) -> Event:
     """An operator's word as an event. BadInput when the request is not one."""
     texts: dict[str, str] = {}
-    for name in ("id", "verb", "target", "subject", "by", "reason", "created", "digest"):
+    for name in ("id", "verb", "target", "subject", "by", "reason", "created", "digest", "override_freeze"):
         value = request.get(name, "")
         if not isinstance(value, str) or len(value) > 4000:
             raise BadInput(f"{name} must be a text of at most 4000 characters")
@@ -165,7 +165,7 @@ def operator_event(request: Mapping[str, Any], asker: str, now: datetime) -> Eve
     claimed = texts["by"]
     by = asker if claimed in {"", asker} else f"{claimed} ({asker})"
     data = {"verb": texts["verb"], "target": texts["target"], "by": by, "reason": texts["reason"]}
-    data |= {name: texts[name] for name in ("created", "digest") if texts[name]}
+    data |= {name: texts[name] for name in ("created", "digest", "override_freeze") if texts[name]}
     return Event(texts["id"], f"operator:{asker}", "control.changed", texts["subject"], now, data)
 
 

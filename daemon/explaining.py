@@ -87,6 +87,8 @@ class WhyNot:
     nearest: Explanation | None
     """The decision that came closest to a firing."""
     paused: bool
+    held: tuple[str, ...]
+    """Its runs that a storm or a freeze holds before their start."""
 
 
 def explain(session: Session, parse: Parse, stored: StoredDecision) -> Explanation:
@@ -125,6 +127,7 @@ def why_not(session: Session, parse: Parse, rule: str, key: str = "") -> WhyNot:
         next((decision for decision in found if decision.run), None),
         explain(session, parse, nearest) if nearest else None,
         reading.paused(session),
+        tuple(run.id for run in reading.live_runs(session) if run.rule == rule and run.held),
     )
 
 

@@ -169,6 +169,11 @@ def runs(session: Session, limit: int = 50) -> list[Run]:
     return [run_of(row) for row in session.rows("runs_newest", limit)]
 
 
+def live_runs(session: Session) -> list[Run]:
+    """All runs that have not ended, oldest first."""
+    return [run_of(row) for row in session.rows("live_runs")]
+
+
 def run(session: Session, name: str) -> Run:
     """The run whose id begins so; NotFound when there is none, or more than one."""
     rows: list[Row] = session.rows("runs_like", name) if name and name.isalnum() else []

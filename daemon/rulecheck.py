@@ -37,6 +37,7 @@ def check_all(rules: Sequence[ReadRule], monitors: Sequence[ReadMonitor], known:
         _check_truth(rule, findings)
         _check_values(rule, findings, names, known)
         _check_comes(rule, findings, monitors, known)
+        _check_freeze(rule, findings, known)
     whole = [(rule, findings) for rule, findings in made if not findings.mistakes]
     _check_overlaps(whole)
     _check_cycles(whole)
@@ -166,6 +167,22 @@ def _check_comes(rule: Rule, findings: Findings, monitors: Sequence[ReadMonitor]
     )
     if own and not rule.include_own:
         findings.doubtful(where, "asks for driftd's own registrations, which do not count without `include_own: true`")
+
+
+def _check_freeze(rule: Rule, findings: Findings, known: Known) -> None:
+    """`ignore_freeze` where nothing would be held back anyway."""
+    if not rule.ignore_freeze:
+        return
+    if not known.config.freeze:
+        findings.doubtful(("ignore_freeze",), "means nothing: config.yaml has no freeze", at_key=True)
+    elif rule.mode is Mode.OBSERVE or not changes_production(rule, known):
+        findings.doubtful(("ignore_freeze",), "means nothing: no freeze holds this rule back", at_key=True)
+
+
+def changes_production(rule: Rule, known: Known) -> bool:
+    """A freeze holds back what it starts, unless it says `ignore_freeze`: it changes traffic, registry or trains."""
+    steps = [known.verbs[step.verb] for step in rule.steps if step.verb in known.verbs]
+    return bool(steps) and steps[0].name != "rollback" and any(verb.target != "none" for verb in steps)
 
 
 def _check_overlaps(made: Sequence[tuple[Rule, Findings]]) -> None:

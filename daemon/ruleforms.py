@@ -166,6 +166,8 @@ class RuleForm(_Form):
     """What to do when another run holds the target."""
     include_own: bool = False
     """Also count events that runs on the same model caused."""
+    ignore_freeze: bool = False
+    """Change production even during a freeze of config.yaml; rollbacks do so anyway."""
     for_each: Annotated[tuple[str, ...], BeforeValidator(_many)] = ()
     """Fields of the event by whose values things are remembered apart, besides monitor and segment."""
     do: tuple[dict[str, Any], ...] = ()

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.config import Model, Stream
 from daemon.core.canonical import canonical
-from daemon.core.events import CATALOGUE, EventType, Field, Kind
+from daemon.core.events import CATALOGUE
 from daemon.core.expressions import Condition, compile_condition
+from daemon.core.fields import EventType, Field, Kind
 from daemon.core.monitors import METHODS, FeatureKind, Monitor, Window
 from daemon.core.rules import Mode, OnUnknown, Position, Rule, WhenBusy
 from daemon.core.spelling import did_you_mean
@@ -195,6 +196,7 @@ def _rule(document: Document, index: int, raw: Any, about: _About, known: Known)
         owner=about.owner,
         position=Position(document.file, line, column),
         text=about.head + _written(document, findings.entry, raw),
+        ignore_freeze=form.ignore_freeze,
     )
     return ReadRule(name, rule, findings)
 

@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from daemon import ruleforms
-from daemon.core.events import CATALOGUE, Field, Kind
+from daemon.core.events import CATALOGUE
+from daemon.core.fields import Field, Kind
 from daemon.rulereading import INTERNAL
 from daemon.rulesteps import VerbShape
 from daemon.verbs import load_verbs

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ValidationError
 
 from daemon.config import Config, Model, Stream
-from daemon.core.events import EventType
 from daemon.core.expressions import Template, compile_template, looks_like_template
+from daemon.core.fields import EventType
 from daemon.core.programs import Parameter
 from daemon.core.programs import Template as Program
 from daemon.core.rules import Position, Step

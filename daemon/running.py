@@ -8,17 +8,19 @@ together or not at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
+from daemon import storms
 from daemon.config import Config
 from daemon.core.admission import DAY, Admitted, Allowance, Allowances, admit, takes_over
-from daemon.core.calls import Again, Answer, Done, Failed, Inconclusive, Outcome, Working
+from daemon.core.calls import Again, Answer, Done, Failed, Outcome, Working
 from daemon.core.canonical import canonical, content_id
 from daemon.core.events import Event, Recorded
+from daemon.core.holding import Calendar, Guards, Hold, Holder, StormLimit, frozen_back, hold_back
 from daemon.core.problems import Problem
 from daemon.core.rules import Mode, Rule, Step, WhenBusy
 from daemon.core.runs import (
@@ -33,9 +35,12 @@ from daemon.core.runs import (
     run_id,
 )
 from daemon.core.verdicts import Decision, Firing
+from daemon.freezes import calendar
 from daemon.handling import Verb
 from daemon.ledger import Ledger
-from daemon.store.rows import StoredCall, answers_json, call_of, micros, run_of, run_row
+from daemon.outcomes import OF_VERSION, audit_firing, audit_outcome, given_after, settled
+from daemon.store.rows import StoredCall, call_of, micros, moment, run_of, run_row
+from daemon.words import CALM, obey
 
 APPROVAL = timedelta(hours=24)
 """How long a run waits for a person."""
@@ -43,9 +48,12 @@ QUEUE = timedelta(hours=36)
 """How long a run waits for its target, or for a budget: longer than a day, after which every budget has come back."""
 QUEUE_LOOK = timedelta(minutes=15)
 """How often a queued run looks whether its budget has come back."""
-
-_OF_VERSION = ("digest", "created")
-"""What goes with a `version`: of its artifacts, and of its registered model."""
+HELD = timedelta(hours=72)
+"""How long a run that a storm holds waits for a person: longer than a weekend."""
+MOST_HELD = 1000
+"""Runs that a storm, or a freeze, holds at most."""
+FROZEN_LOOK = timedelta(hours=6)
+"""How often a run that a freeze holds looks whether it is over already."""
 
 _PRIORITY = {"rollback": 0, "promote": 2, "canary": 3, "soak": 3}
 """Rollbacks first; what holds traffic before what does not."""
@@ -57,6 +65,11 @@ class Running:
 
     config: Config
     verbs: Mapping[str, Verb]
+    frozen: Calendar = field(init=False)
+    """The freezes of config.yaml."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frozen", calendar(self.config.freeze))
 
     # -- a firing
 
@@ -77,20 +90,54 @@ class Running:
             return "notice", run.id
         runs = self._runs(ledger)
         admission = admit(run, runs, self._allowances(), recorded.at)
-        self._audit_firing(ledger, rule, decision, recorded, run, f"{admission.verdict.value} {admission.why}".strip())
+        holders = tuple(other for other in runs if other.id in admission.holders)
+        busy = admission.verdict is Admitted.BUSY
+        replaces = busy and takes_over(run, holders, replace=rule.when_busy is WhenBusy.REPLACE)
+        queues = admission.verdict in {Admitted.BUSY, Admitted.BUDGET} and rule.when_busy is WhenBusy.QUEUE
+        starts = admission.verdict is Admitted.YES or replaces or queues
+        hold = hold_back(run, runs, self._guards(ledger), recorded.at) if starts else None
+        said = f"held: {hold.why}" if hold else f"{admission.verdict.value} {admission.why}".strip()
+        audit_firing(ledger, rule, decision, recorded, run, said)
+        if hold is not None:
+            return self._hold(ledger, run, hold, sum(other.held == hold.by.value for other in runs))
         if admission.verdict is Admitted.YES:
             self._admit(ledger, self._created(ledger, run))
             return "admitted", run.id
-        holders = tuple(other for other in runs if other.id in admission.holders)
-        if admission.verdict is Admitted.BUSY and takes_over(run, holders, replace=rule.when_busy is WhenBusy.REPLACE):
+        if replaces:
             self._waiting(ledger, replace(run, replaces=admission.holders[0]))
             for holder in admission.holders:
                 self.cancel(ledger, holder, f"run {run.id[:8]} of rule {rule.name} takes its target over")
             return "replaces", run.id
-        if admission.verdict in {Admitted.BUSY, Admitted.BUDGET} and rule.when_busy is WhenBusy.QUEUE:
+        if queues:
             self._waiting(ledger, replace(run, why=admission.why))
             return "queued", run.id
         return f"{admission.verdict.value}: {admission.why}", ""
+
+    def _hold(self, ledger: Ledger, run: Run, hold: Hold, held: int) -> tuple[str, str]:
+        """Keep the run of a firing that must not start yet; how many are kept already is bounded."""
+        if hold.skips:
+            return f"{hold.by.value}: {hold.why}", ""
+        if held >= MOST_HELD:
+            why = f"{hold.why}; {held} runs are held already, and this one is not kept"
+            ledger.problem(
+                Problem("rule", f"rule {run.rule}", f"{hold.by.value}: {held} runs are held, no more are kept")
+            )
+            return f"{hold.by.value}: {why}", ""
+        run = replace(run, held=hold.by.value, storm=hold.storm, why=hold.why)
+        if hold.by is Holder.FREEZE:
+            self._waiting(ledger, run)
+            return f"held: {hold.why}", run.id
+        ledger.session.run("put_run", *run_row(run))
+        ledger.timer(content_id("held", run.id), ledger.now + HELD, f"{run.id}|0", "held")
+        if hold.begins(run):
+            guard = self.config.storm
+            ledger.follow(storms.began(run, hold, ledger.now))
+            if guard is not None and guard.notify is not None:
+                step = self._step("notify", {"to": guard.notify, "text": storms.told(run, hold)}, approve=False)
+                notice = storms.notice(run, hold, step, ledger.now)
+                ledger.session.run("put_run", *run_row(notice))
+                self._call(ledger, notice, AFTER_STEP)
+        return f"held: {hold.why}", run.id
 
     def _planned(self, rule: Rule, decision: Decision, firing: Firing, recorded: Recorded) -> Run:
         steps = self._steps(firing.steps)
@@ -98,12 +145,13 @@ class Running:
             steps = (replace(steps[0], approve=True), *steps[1:])
         name = run_id(rule.name, decision.key, firing.trigger, recorded.seq)
         data = firing.trigger.data
-        given = {name: data[name] for name in ("version", *_OF_VERSION) if data.get("version") and data.get(name)}
+        given = {name: data[name] for name in ("version", *OF_VERSION) if data.get("version") and data.get(name)}
         targets = {target for step in steps for target in self._targets(step.verb, rule.model)}
+        changes = not rule.ignore_freeze and any(self.verbs[step.verb].target != "none" for step in steps)
         return Run(
             name, rule.name, rule.revision, rule.model, decision.key, firing.trigger, recorded.seq,
             tuple(sorted(targets)), steps, self._steps(firing.on_failure), (*firing.trigger.chain, name), recorded.at,
-            given=given,
+            given=given, changes=changes,
         )  # fmt: skip
 
     def _steps(self, steps: tuple[tuple[Step, Mapping[str, Any]], ...]) -> tuple[RunStep, ...]:
@@ -137,7 +185,7 @@ class Running:
     def settle(self, ledger: Ledger, call: StoredCall, outcome: Outcome, epoch: int) -> bool:
         """What a handler answered. False when the call is not waited for any more: the answer is noted, and ignored."""
         now = ledger.now
-        status, due, attempt, state, note = _settled(call, outcome, now)
+        status, due, attempt, state, note = settled(call, outcome, now)
         changed = ledger.session.run(
             "settle_call",
             status,
@@ -149,7 +197,7 @@ class Running:
             epoch,
             micros(call.lease),
         )
-        self._audit_outcome(ledger, call, outcome, accepted=bool(changed))
+        audit_outcome(ledger, call, outcome, accepted=bool(changed))
         if not changed:
             return False
         if isinstance(outcome, Done | Working) and outcome.events:
@@ -161,20 +209,20 @@ class Running:
         if run is None or call.step >= AFTER_STEP or run.ended:
             return True
         if isinstance(outcome, Done):
-            given = _given(run.given, outcome.outputs)
+            given = given_after(run.given, outcome.outputs)
             if call.step == UNDO_STEP or run.state is State.UNDOING:
                 # How it came to this stays the reason; that traffic is back is what follows from it.
                 restored = str(outcome.outputs.get("why", ""))
                 why = "; ".join(part for part in (run.why, restored) if part)
-                self._move(ledger, replace(run, given=given), Signal.LAST_DONE, why)
+                self.move(ledger, replace(run, given=given), Signal.LAST_DONE, why)
                 return True
             forward = replace(run, given=given, position=run.position + 1)
-            self._move(ledger, forward, onward(forward), "")
+            self.move(ledger, forward, onward(forward), "")
             return True
         if isinstance(outcome, Failed) and outcome.quarantine:
             self._quarantine(ledger, run, outcome)
         signal = Signal.FAILED if isinstance(outcome, Failed) else Signal.INCONCLUSIVE
-        self._move(ledger, run, signal, f"{call.verb}: {outcome.why}")
+        self.move(ledger, run, signal, f"{call.verb}: {outcome.why}")
         return True
 
     def close(self, ledger: Ledger, call: StoredCall, outcome: Outcome, epoch: int) -> bool:
@@ -186,7 +234,7 @@ class Running:
             micros(call.lease),
         )  # fmt: skip
         if not again:
-            self._audit_outcome(ledger, call, outcome, accepted=bool(changed))
+            audit_outcome(ledger, call, outcome, accepted=bool(changed))
         return bool(changed)
 
     def cancel(self, ledger: Ledger, run: str, why: str) -> None:
@@ -194,7 +242,7 @@ class Running:
         found = self._run(ledger, run)
         if found is None or found.ended or found.state is State.UNDOING:
             return
-        self._move(ledger, found, Signal.CANCELLED, why)
+        self.move(ledger, found, Signal.CANCELLED, why)
 
     def handle(self, ledger: Ledger, recorded: Recorded) -> None:
         """What an event means beside the rules: a person's word, or a run's deadline."""
@@ -202,7 +250,7 @@ class Running:
         if event.type == "timer.due" and event.data.get("rule") == "":
             self._expire(ledger, event.data)
         elif event.type == "control.changed":
-            self._control(ledger, event)
+            obey(self, ledger, event)
 
     def _expire(self, ledger: Ledger, data: Mapping[str, Any]) -> None:
         name, _, step = str(data["key"]).rpartition("|")
@@ -216,42 +264,22 @@ class Running:
             ledger.session.run("drop_call", "its deadline has passed", micros(ledger.now), run.call_id(int(step)))
             if int(step) < AFTER_STEP:
                 note = call_of(rows[0]).note
-                self._move(ledger, run, Signal.EXPIRED, f"{call_of(rows[0]).verb}: no end by its deadline ({note})")
+                self.move(ledger, run, Signal.EXPIRED, f"{call_of(rows[0]).verb}: no end by its deadline ({note})")
+            return
+        if data["why"] == "held":
+            if run.held == Holder.STORM.value:
+                self.move(ledger, run, Signal.EXPIRED, "a storm held it, and nobody let it go in time")
             return
         if data["why"] == "queue":
-            if run.state is State.PENDING and not self._admit_if_free(ledger, run):
+            if run.state is State.PENDING and not self.admit_if_free(ledger, run):
                 self._look_later(ledger, run)
+            return
+        if data["why"] == "lock" and run.state is State.PENDING and frozen_back(run, self._guards(ledger)):
+            self.wait(ledger, run)  # the freeze was made longer
             return
         waits = run.state in ASKING if data["why"] == "approval" else run.state is State.PENDING
         if waits and (data["why"] == "lock" or run.position == int(step)):
-            self._move(ledger, run, Signal.EXPIRED, f"nobody came: its {data['why']} was not given in time")
-
-    def _control(self, ledger: Ledger, event: Event) -> None:
-        verb, target, by, reason = (str(event.data.get(name, "")) for name in ("verb", "target", "by", "reason"))
-        if verb in {"pause", "resume"} and not target:
-            ledger.session.run("set_meta", "paused", "yes" if verb == "pause" else "no")
-            return
-        if verb == "release":
-            model, _, version = target.partition("@")
-            ledger.session.run("release", f"{by}: {reason}", model, version)
-            return
-        if verb == "quarantine":
-            model, _, version = target.partition("@")
-            ledger.session.run(
-                "add_quarantine", model, str(event.data.get("created", "")), version,
-                str(event.data.get("digest", "")), micros(ledger.now), "", f"{by}: {reason}",
-            )  # fmt: skip
-            return
-        run = self._run(ledger, target)
-        if run is None or run.ended:
-            return
-        if verb == "approve" and run.state in ASKING:
-            approved = replace(run, approved=run.position)
-            self._move(ledger, approved, onward(approved), f"approved by {by}: {reason}")
-        elif verb == "reject" and run.state in ASKING:
-            self._move(ledger, run, Signal.REFUSED, f"rejected by {by}: {reason}")
-        elif verb in {"reject", "cancel"} and run.state is not State.UNDOING:
-            self._move(ledger, run, Signal.CANCELLED, f"cancelled by {by}: {reason}")
+            self.move(ledger, run, Signal.EXPIRED, f"nobody came: its {data['why']} was not given in time")
 
     # -- what a move brings with it
 
@@ -261,17 +289,23 @@ class Running:
         return run
 
     def _waiting(self, ledger: Ledger, run: Run) -> None:
-        """A run that cannot begin yet: it waits so long and no longer, and looks now and then."""
+        """A run that cannot begin yet."""
         self._created(ledger, run)
-        ledger.timer(content_id("lock", run.id), ledger.now + QUEUE, f"{run.id}|0", "lock")
+        self.wait(ledger, run)
+
+    def wait(self, ledger: Ledger, run: Run) -> None:
+        """It waits so long and no longer, from the end of a freeze on, and looks now and then."""
+        frozen = self.frozen(ledger.now) if frozen_back(run, self._guards(ledger)) else None
+        due = (frozen.until if frozen else ledger.now) + QUEUE
+        ledger.timer(content_id("lock", run.id, due), due, f"{run.id}|0", "lock")
         self._look_later(ledger, run)
 
-    def _admit(self, ledger: Ledger, run: Run) -> None:
+    def _admit(self, ledger: Ledger, run: Run, note: str = "") -> None:
         for target in run.targets:
             ledger.session.run("take_lock", target, run.id, micros(ledger.now))
-        self._move(ledger, run, onward(run), "")
+        self.move(ledger, run, onward(run), note)
 
-    def _move(self, ledger: Ledger, run: Run, signal: Signal, note: str) -> None:
+    def move(self, ledger: Ledger, run: Run, signal: Signal, note: str) -> None:
         """Move a run and do what its new state asks for: a call, a question, or the end."""
         before, run = run, run.moved(signal, ledger.now, note)
         ledger.session.run("put_run", *run_row(run))
@@ -316,24 +350,35 @@ class Running:
         pending = [run_of(row) for row in ledger.session.rows("live_runs")]
         for waiting in sorted(pending, key=lambda run: not run.rolls_back):
             if waiting.state is State.PENDING:
-                self._admit_if_free(ledger, waiting)
+                self.admit_if_free(ledger, waiting)
         ledger.follow(Event(run.id, "driftd:runs", "run.finished", run.model, ledger.now, data, run.chain))
 
-    def _admit_if_free(self, ledger: Ledger, run: Run) -> bool:
+    def admit_if_free(self, ledger: Ledger, run: Run, note: str = "") -> bool:
+        """Let a waiting run begin, if nothing is in its way; else say in it what it waits for."""
+        if run.held == Holder.STORM.value:
+            return False
+        hold = frozen_back(run, self._guards(ledger))
         admission = admit(run, self._runs(ledger), self._allowances(), ledger.now)
-        if admission.verdict is Admitted.YES:
-            self._admit(ledger, run)
-        return admission.verdict is Admitted.YES
+        if hold is None and admission.verdict is Admitted.YES:
+            self._admit(ledger, replace(run, held=""), note)
+            return True
+        held, why = (hold.by.value, hold.why) if hold else ("", admission.why)
+        if held != run.held or note:
+            run = replace(run, held=held, why=f"{note}; {why}" if note else why)
+            ledger.session.run("put_run", *run_row(run))
+        return False
 
     def _look_later(self, ledger: Ledger, run: Run) -> None:
-        due = ledger.now + QUEUE_LOOK
+        """Ask again soon; of a freeze, when it ends (it may have been made shorter meanwhile)."""
+        frozen = self.frozen(ledger.now) if frozen_back(run, self._guards(ledger)) else None
+        due = min(frozen.until, ledger.now + FROZEN_LOOK) if frozen else ledger.now + QUEUE_LOOK
         ledger.timer(content_id("queue", run.id, due), due, f"{run.id}|0", "queue")
 
     def _notice(self, ledger: Ledger, rule: Rule, decision: Decision, recorded: Recorded, run: Run) -> None:
         """`on_unknown: notify`: a run without steps, whose `on_failure` tells."""
         told = run.moved(Signal.LAST_DONE, ledger.now, decision.why)
         ledger.session.run("put_run", *run_row(told))
-        self._audit_firing(ledger, rule, decision, recorded, told, "notice")
+        audit_firing(ledger, rule, decision, recorded, told, "notice")
         for offset in range(len(told.on_failure)):
             self._call(ledger, told, AFTER_STEP + offset)
 
@@ -359,7 +404,7 @@ class Running:
 
     def _runs(self, ledger: Ledger) -> tuple[Run, ...]:
         """All live runs, and those that ended no longer ago than any allowance looks back."""
-        back = max(DAY, self.config.breaker.reset)
+        back = max(DAY, self.config.breaker.reset, self.config.storm.within if self.config.storm else DAY)
         return tuple(run_of(row) for row in ledger.session.rows("runs_since", micros(ledger.now - back)))
 
     def _allowances(self) -> Allowances:
@@ -369,42 +414,14 @@ class Running:
         }
         return Allowances(verbs, self.config.breaker.failures, self.config.breaker.reset)
 
-    def _audit_firing(
-        self, ledger: Ledger, rule: Rule, decision: Decision, recorded: Recorded, run: Run, admission: str
-    ) -> None:
-        values = [
-            [condition.text, clause.truth, clause.reason]
-            for condition, clause in zip(rule.when, decision.clauses, strict=False)
-        ]
-        commit = ledger.rules.commit if ledger.rules else ""
-        ledger.audit(
-            "firing", run.id,
-            {
-                "rule": rule.name, "revision": rule.revision, "commit": commit, "text": rule.text,
-                "key": decision.key, "why": decision.why, "clauses": values, "event": recorded.seq,
-                "trigger": {"source": run.trigger.source, "id": run.trigger.id, "type": run.trigger.type,
-                            "data": dict(run.trigger.data)},
-                "admission": admission, "steps": [[step.verb, dict(step.inputs)] for step in run.steps],
-                "targets": list(run.targets),
-            },
-        )  # fmt: skip
-
-    def _audit_outcome(self, ledger: Ledger, call: StoredCall, outcome: Outcome, *, accepted: bool) -> None:
-        """Keep every answer; a mere "still working" with nothing new is not worth a record."""
-        quiet = isinstance(outcome, Working) and not outcome.answers and not outcome.events
-        if quiet and accepted:
-            return
-        body: dict[str, Any] = {
-            "call": call.id, "step": call.step, "verb": call.verb, "outcome": type(outcome).__name__.lower(),
-            "accepted": accepted, "answers": answers_json(outcome.answers),
-        }  # fmt: skip
-        if isinstance(outcome, Done):
-            body["outputs"] = dict(outcome.outputs)
-        elif isinstance(outcome, Working):
-            body["note"] = outcome.note
-        else:
-            body["why"] = outcome.why
-        ledger.audit("outcome", call.run, body)
+    def _guards(self, ledger: Ledger) -> Guards:
+        """What may hold runs back now."""
+        storm, calm = self.config.storm, ledger.session.rows("meta", CALM)
+        return Guards(
+            StormLimit(storm.firings, storm.within) if storm else None,
+            moment(int(calm[0][0])) if calm else None,
+            self.frozen(ledger.now),
+        )
 
 
 _FORWARD = frozenset({
@@ -413,29 +430,6 @@ _FORWARD = frozenset({
     Signal.APPROVED_ROLLBACK,
 })  # fmt: skip
 """Signals that go on with the rule's own steps; the others break off."""
-
-
-def _given(before: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What later steps are given: the newest of each name, and nothing of a version that is no longer meant."""
-    if outputs.get("version", before.get("version")) != before.get("version"):
-        before = {name: value for name, value in before.items() if name not in _OF_VERSION}
-    return {**before, **outputs}
-
-
-def _settled(call: StoredCall, outcome: Outcome, now: datetime) -> tuple[str, datetime, int, Mapping[str, Any], str]:
-    """The call's row after an outcome: status, due, attempt, state, note."""
-    if isinstance(outcome, Working):
-        due = now + timedelta(seconds=max(outcome.poll_after, 0.0))
-        return "due", due, call.attempt, outcome.state, outcome.note or call.note
-    if isinstance(outcome, Again):
-        due = now + timedelta(seconds=max(outcome.after, 0.0))
-        return "due", due, call.attempt + 1, outcome.state or call.state, outcome.why
-    if isinstance(outcome, Done):
-        return "done", now, call.attempt, call.state, ""
-    if isinstance(outcome, Failed):
-        return "failed", now, call.attempt, call.state, outcome.why
-    assert isinstance(outcome, Inconclusive)
-    return "inconclusive", now, call.attempt, call.state, outcome.why
 
 
 def _deadline_name(call: str) -> str:

@@ -18,6 +18,7 @@ from daemon.core.events import Event, event_json
 from daemon.explaining import Explanation, Read, WhyNot, memory_lines
 from daemon.explaining import explain as explained
 from daemon.explaining import why_not as missed
+from daemon.freezes import calendar
 from daemon.recalling import Parse, RulesThen, rule_at
 from daemon.rulefiles import RuleFolder
 from daemon.store.base import Session
@@ -47,7 +48,8 @@ def explain(
             _event(session, parse, int(number), as_json)
         elif why_not:
             _must_exist(session, what)
-            _why_not(missed(session, parse, what, key), as_json)
+            frozen = calendar(place.config.freeze)(datetime.now(UTC))
+            _why_not(missed(session, parse, what, key), frozen.why if frozen else "", as_json)
         else:
             _rule(session, parse, what, key, as_json)
 
@@ -68,7 +70,11 @@ def explanation_json(one: Explanation) -> dict[str, Any]:
         "clear": read_json(one.clear) if one.clear else None,
         "memory": {"before": dict(one.before), "after": dict(one.after), "note": one.note},
         "rule": {"text": one.rule.text, "owner": one.rule.owner, "revision": one.rule.revision} if one.rule else None,
-        "run": {"id": one.run.id, "state": one.run.state.value, "why": one.run.why} if one.run else None,
+        "run": (
+            {"id": one.run.id, "state": one.run.state.value, "why": one.run.why, "held": one.run.held}
+            if one.run
+            else None
+        ),
     }
 
 
@@ -118,7 +124,9 @@ def _print(one: Explanation) -> None:
     print_line(f"verdict: {decision.verdict}: {decision.why}")
     if decision.admission:
         print_line(f"admission: {decision.admission}")
-    if one.run is not None:
+    if one.run is not None and one.run.held and not one.run.ended:
+        print_line(f"run {one.run.id[:8]}: held ({one.run.held}): {one.run.why}; `driftd approve {one.run.id[:8]}`")
+    elif one.run is not None:
         print_line(f"run {one.run.id[:8]}: {one.run.state.value}" + (f", {one.run.why}" if one.run.why else ""))
     print_line("clauses, all of which must hold:" if one.clauses else "no clauses: every such event counts")
     print_clauses(one.clauses)
@@ -204,10 +212,10 @@ def _rule(session: Session, parse: Parse, name: str, key: str, as_json: bool) ->
             _print(latest[one])
 
 
-def _why_not(found: WhyNot, as_json: bool) -> None:
+def _why_not(found: WhyNot, frozen: str, as_json: bool) -> None:
     if as_json:
         print_json({
-            "rule": found.rule, "paused": found.paused, "verdicts": dict(found.verdicts),
+            "rule": found.rule, "paused": found.paused, "frozen": frozen, "held": list(found.held), "verdicts": dict(found.verdicts),
             "last_fired": fields_of(found.last_fired) if found.last_fired else None,
             "nearest_miss": explanation_json(found.nearest) if found.nearest else None,
         })  # fmt: skip
@@ -218,6 +226,10 @@ def _why_not(found: WhyNot, as_json: bool) -> None:
     print_line(f"rule {found.rule}: of its last decisions {told or 'there are none: no event has concerned it'}")
     if found.paused:
         print_line("driftd is paused: no rule starts a run (`driftd resume`)")
+    if frozen:
+        print_line(f"{frozen}: what changes it waits, or is not started")
+    for run in found.held:
+        print_line(f"run {run[:8]} is held before its start (`driftd runs show {run[:8]}`)")
     if found.last_fired is not None:
         fired = found.last_fired
         print_line(f"it fired last with decision {fired.seq} (event {fired.event}), run {fired.run[:8]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -18,12 +19,23 @@ from daemon.commands.printing import AsJson, print_error, print_json, print_line
 from daemon.commands.workplace import Workplace, workplace
 from daemon.control import ask
 from daemon.core.errors import NotFound, StoreError, Unavailable
+from daemon.core.holding import Holder
 from daemon.core.runs import ASKING, Run, State
+from daemon.freezes import calendar
 from daemon.store.base import Session
+from daemon.words import HELD
 
 By = Annotated[str, typer.Option("--by", help="Who says so; default: the user's own name, which is kept beside it.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or how it begins.")]
+OneOrHeld = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or how it begins.")]
+Held = Annotated[
+    Holder | None, typer.Option("--held", help="Instead of one run: all that a storm of firings, or a freeze, holds.")
+]
+Override = Annotated[
+    str,
+    typer.Option("--override-freeze", metavar="REASON", help="Do it although production is frozen; kept in the audit."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class Word:
     by: str
     reason: str
     as_json: bool
+    override: str = ""
+    """Why a freeze shall not count."""
 
 
 def pause(context: typer.Context, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
@@ -43,23 +57,38 @@ def pause(context: typer.Context, by: By = "", reason: Reason = "", as_json: AsJ
 
 
 def resume(context: typer.Context, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Let rules start runs again."""
+    """Let rules start runs again; firings are counted anew, so a storm is over. What it holds stays held: see `approve`."""
     _pause(workplace(context), Word("resume", "", by, reason, as_json))
 
 
-def approve(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Say yes to the step that a run waits with."""
-    _tell_run(workplace(context), Word("approve", run, by, reason, as_json))
+def approve(  # noqa: PLR0913, PLR0917 - options of a command line
+    context: typer.Context,
+    run: OneOrHeld = None,
+    held: Held = None,
+    override: Override = "",
+    by: By = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say yes to the step that a run waits with, or let a run go that a storm or a freeze holds."""
+    _tell(workplace(context), Word("approve", _target(run, held), by, reason, as_json, override))
 
 
-def reject(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
-    """Say no to the step that a run waits with: the run ends, and what it did to traffic is undone."""
-    _tell_run(workplace(context), Word("reject", run, by, reason, as_json))
+def reject(
+    context: typer.Context,
+    run: OneOrHeld = None,
+    held: Held = None,
+    by: By = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say no to the step that a run waits with: the run ends, and what it did to traffic is undone. A held one is discarded."""
+    _tell(workplace(context), Word("reject", _target(run, held), by, reason, as_json))
 
 
 def cancel(context: typer.Context, run: RunName, by: By = "", reason: Reason = "", as_json: AsJson = False) -> None:
     """Cancel a run; what it did to traffic is undone. A rollback that is under way goes on."""
-    _tell_run(workplace(context), Word("cancel", run, by, reason, as_json))
+    _tell(workplace(context), Word("cancel", run, by, reason, as_json))
 
 
 def reload(context: typer.Context, as_json: AsJson = False) -> None:
@@ -81,7 +110,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         answer, running, why = {}, False, str(error)
     try:
         with place.reading() as session:
-            stored = _stored(session)
+            stored = {**_stored(session), "freeze": _frozen(place)}
     except (StoreError, NotFound) as error:
         stored = {"problem": str(error)}
     ready = bool(answer.get("ready", running))
@@ -97,6 +126,13 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(Exit.FOUND)
 
 
+def _target(run: str | None, held: Holder | None) -> str:
+    """The one run, or all that are held."""
+    if (run is None) == (held is None):
+        raise typer.BadParameter("say either a run, or --held storm, or --held freeze")
+    return f"{HELD}{held.value}" if held is not None else run or ""
+
+
 def _stored(session: Session) -> dict[str, Any]:
     newest = reading.events(session, limit=1)
     live = [run for run in reading.runs(session, 1000) if not run.ended]
@@ -106,6 +142,8 @@ def _stored(session: Session) -> dict[str, Any]:
         "paused": reading.paused(session),
         "live_runs": [{"id": run.id, "rule": run.rule, "state": run.state.value} for run in live],
         "waiting_for_approval": [run.id for run in live if run.state in ASKING],
+        "held_by_storm": [run.id for run in live if run.held == Holder.STORM.value],
+        "held_by_freeze": [run.id for run in live if run.held == Holder.FREEZE.value],
         "stuck_runs": [run.id for run in reading.runs(session, 1000) if run.state is State.STUCK],
         "problems": sum(problem.count for problem in reading.problems(session, 1000)),
         "barred_versions": sum(not barred.released for barred in reading.quarantine(session)),
@@ -159,6 +197,7 @@ def _pause(place: Workplace, word: Word) -> None:
     answer = place.say(word.verb, "", word.by, word.reason)
     with place.reading() as session:
         paused = reading.paused(session)
+        held = sum(run.held == Holder.STORM.value for run in reading.live_runs(session))
     came = {"event": answer["seq"], "by": answer["by"], "paused": paused}
     if word.as_json:
         print_json(came)
@@ -166,41 +205,83 @@ def _pause(place: Workplace, word: Word) -> None:
     print_line(
         "Paused: rules decide and remember, and start nothing until `driftd resume`." if paused else "Rules start runs."
     )
-
-
-def _tell_run(place: Workplace, word: Word) -> None:
-    with place.reading() as session:
-        before = reading.run(session, word.target)
-    objection = _objection(word.verb, before)
-    if objection:
-        print_error(f"driftd: run {before.id[:8]} {objection}")
-        raise typer.Exit(Exit.REFUSED)
-    answer = place.say(word.verb, before.id, word.by, word.reason, subject=before.model)
-    with place.reading() as session:
-        after = reading.run(session, before.id)
-    moves = after.moves[len(before.moves) :]
-    came = {
-        "event": answer["seq"], "by": answer["by"], "run": after.id, "before": before.state.value,
-        "state": after.state.value, "why": after.why, "changed": bool(moves),
-    }  # fmt: skip
-    if word.as_json:
-        print_json(came)
-    elif moves:
-        for move in moves:
-            print_line(f"{when(move.at)}  {move.signal}  ->  {move.state}" + (f": {move.note}" if move.note else ""))
-    if not moves:
-        print_error(
-            f"driftd: event {answer['seq']} is stored, but run {after.id[:8]} stands as it was: {after.state.value}"
+    if held and not paused:
+        print_line(
+            f"{held} runs are held: `driftd approve --held storm` starts them, `driftd reject --held storm` discards."
         )
+
+
+def _tell(place: Workplace, word: Word) -> None:
+    """Say a word about one run, or about all that are held, and tell what it changed."""
+    with place.reading() as session:
+        before = _meant(session, word.target)
+    frozen = _frozen(place)
+    objections = {run.id: _objection(word, run, frozen) for run in before}
+    if not before or all(objections.values()):
+        why = next((f"run {run[:8]} {why}" for run, why in objections.items()), "nothing is held by it")
+        print_error(f"driftd: {why}")
+        raise typer.Exit(Exit.REFUSED)
+    one = before[0] if not word.target.startswith(HELD) else None
+    more = {"override_freeze": word.override} if word.override else {}
+    answer = place.say(
+        word.verb, one.id if one else word.target, word.by, word.reason, subject=one.model if one else "", **more
+    )
+    with place.reading() as session:
+        pairs = [(run, reading.run(session, run.id)) for run in before]
+    told = [
+        {"event": answer["seq"], "by": answer["by"], "run": after.id, "before": was.state.value,
+         "state": after.state.value, "why": after.why, "changed": after != was}
+        for was, after in pairs
+    ]  # fmt: skip
+    if word.as_json:
+        print_json(told[0] if one else told)
+    for was, after in pairs:
+        if not word.as_json and after != was:
+            _print_change(was, after, named=one is None)
+        elif after == was:
+            print_error(
+                f"driftd: event {answer['seq']} is stored, but run {after.id[:8]} stands as it was: {after.state.value}"
+            )
+    if not any(one["changed"] for one in told):
         raise typer.Exit(Exit.FOUND)
 
 
-def _objection(verb: str, run: Run) -> str:
+def _meant(session: Session, target: str) -> list[Run]:
+    """The run, or all that are held, oldest first."""
+    if not target.startswith(HELD):
+        return [reading.run(session, target)]
+    return [run for run in reading.live_runs(session) if run.held == target.removeprefix(HELD)]
+
+
+def _print_change(was: Run, now: Run, *, named: bool) -> None:
+    name = f"run {now.id[:8]}  " if named else ""
+    moves = now.moves[len(was.moves) :]
+    for move in moves:
+        print_line(f"{name}{when(move.at)}  {move.signal}  ->  {move.state}" + (f": {move.note}" if move.note else ""))
+    if not moves:
+        print_line(
+            f"{name}{now.state.value}, held by nothing any more: {now.why}" if not now.held else f"{name}{now.why}"
+        )
+
+
+def _frozen(place: Workplace) -> str:
+    """The freeze that is on, in words; empty when there is none."""
+    frozen = calendar(place.config.freeze)(datetime.now(UTC))
+    return frozen.why if frozen else ""
+
+
+def _objection(word: Word, run: Run, frozen: str) -> str:
     """Why the word would change nothing; empty when it may."""
     if run.ended:
         return f"has ended: {run.state.value}"
-    if verb == "approve" and run.state not in ASKING:
+    if word.verb == "approve" and run.state not in ASKING and not run.held:
         return f"waits for nobody's word: it is {run.state.value}"
-    if verb in {"reject", "cancel"} and run.state is State.UNDOING:
+    if (
+        word.verb == "approve"
+        and not word.override
+        and (run.held == Holder.FREEZE.value or (frozen and run.changes and run.state in ASKING))
+    ):
+        return f"changes production, and {frozen or run.why}; to do it all the same say --override-freeze REASON"
+    if word.verb in {"reject", "cancel"} and run.state is State.UNDOING:
         return "is rolling back, and a rollback is not stopped"
     return ""

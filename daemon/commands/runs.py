@@ -50,7 +50,7 @@ def list_(
         return
     print_table(
         ("run", "began", "took", "rule", "state", "steps", "why"),
-        ((r.id[:8], when(r.created), _took(r.created, _end(r)), r.rule, r.state.value, _progress(r), r.why)
+        ((r.id[:8], when(r.created), _took(r.created, _end(r)), r.rule, _state(r), _progress(r), r.why)
          for r in found),
         "No such runs.",
     )  # fmt: skip
@@ -76,8 +76,12 @@ def _listed(run: Run) -> dict[str, Any]:
         "id": run.id, "rule": run.rule, "model": run.model, "key": run.key, "state": run.state.value, "why": run.why,
         "created": run.created.isoformat(), "ended": end.isoformat() if end else None,
         "steps": [step.verb for step in run.steps], "position": run.position, "given": dict(run.given),
-        "trigger": run.trigger_seq, "targets": list(run.targets),
+        "trigger": run.trigger_seq, "targets": list(run.targets), "held": run.held,
     }  # fmt: skip
+
+
+def _state(run: Run) -> str:
+    return f"held ({run.held})" if run.held and not run.ended else run.state.value
 
 
 def _progress(run: Run) -> str:
@@ -103,6 +107,10 @@ def _print(told: Report) -> None:
     print_line(f"run {run.id}")
     ended = f", ended {when(told.ended)} ({_took(run.created, told.ended)})" if told.ended else ""
     print_line(f"{run.state.value.upper()}{': ' + run.why if run.why else ''}")
+    if run.held and not run.ended:
+        print_line(
+            f"a {run.held} holds it before its start: `driftd approve {run.id[:8]}` or `driftd reject {run.id[:8]}`"
+        )
     if run.state in ASKING:
         verb = run.steps[run.position].verb
         print_line(

@@ -16,7 +16,8 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from daemon.core.errors import BadInput
-from daemon.core.events import CATALOGUE, Event, Field, Kind, utc
+from daemon.core.events import CATALOGUE, Event, utc
+from daemon.core.fields import Field, Kind
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = 2**63

@@ -14,7 +14,8 @@ from functools import cache
 from cel_expr_python import cel
 from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2, timestamp_pb2
 
-from daemon.core.events import CATALOGUE, Field, Kind
+from daemon.core.events import CATALOGUE
+from daemon.core.fields import Field, Kind
 
 _PROTO = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {

@@ -13,13 +13,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from daemon.core.canonical import canonical, content_id
+from daemon.core.fields import EventType, Field, Kind, flag, moment, number, text, whole
 from daemon.core.problems import KINDS
 
 
@@ -73,121 +73,60 @@ def event_from_json(stored: Mapping[str, Any]) -> Event:
     )  # fmt: skip
 
 
-class Kind(Enum):
-    """The kinds of field value, each with the CEL type it has in a condition."""
-
-    STRING = "string"
-    INT = "int"
-    DOUBLE = "double"
-    BOOL = "bool"
-    TIME = "timestamp"
-    STRINGS = "list(string)"
-    INTS = "list(int)"
-    TEXTS = "map(string, string)"
-    JSON = "dyn"
-    RECORD = "message"
-    RECORDS = "map(string, message)"
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of an event type."""
-
-    name: str
-    kind: Kind
-    doc: str
-    """Meaning, with its unit."""
-    required: bool = False
-    fields: tuple[Field, ...] = ()
-    """The fields of a RECORD, or of each value of RECORDS."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventType:
-    """One type of event."""
-
-    name: str
-    doc: str
-    fields: tuple[Field, ...]
-    lasting: bool = False
-    """It tells how things stand, so two in a row may tell of one thing: a rule fires once per episode. Any other type
-    tells that something happened, and each event counts by itself."""
-
-
-def _s(name: str, doc: str, required: bool = False) -> Field:
-    return Field(name, Kind.STRING, doc, required)
-
-
-def _i(name: str, doc: str, required: bool = False) -> Field:
-    return Field(name, Kind.INT, doc, required)
-
-
-def _d(name: str, doc: str) -> Field:
-    return Field(name, Kind.DOUBLE, doc)
-
-
-def _b(name: str, doc: str) -> Field:
-    return Field(name, Kind.BOOL, doc)
-
-
-def _t(name: str, doc: str, required: bool = False) -> Field:
-    return Field(name, Kind.TIME, doc, required)
-
-
 _UNSET = Field("unset", Kind.TEXTS, "names of absent fields, each with the reason why it is absent")
 
 _MEASURED = (
-    _s("model", "the model as config.yaml names it", required=True),
-    _s("monitor", "name of the monitor that measured", required=True),
-    _s("stream", "the prediction stream that was measured", required=True),
-    _s("segment", "`column=value` of the segment, empty for all rows", required=True),
-    _s("reference", "digest of the reference that the window was held against"),
-    _i("reference_rows", "rows of the reference"),
+    text("model", "the model as config.yaml names it", required=True),
+    text("monitor", "name of the monitor that measured", required=True),
+    text("stream", "the prediction stream that was measured", required=True),
+    text("segment", "`column=value` of the segment, empty for all rows", required=True),
+    text("reference", "digest of the reference that the window was held against"),
+    whole("reference_rows", "rows of the reference"),
     Field("window", Kind.RECORD, "the rows that were measured", required=True, fields=(
-        _t("start", "event time of the first row", required=True),
-        _t("end", "event time of the last row", required=True),
-        _i("rows", "rows in the window", required=True),
-        _i("first", "position of the first row in the stream, counted from 0", required=True),
-        _i("last", "position of the last row in the stream", required=True),
-        _s("closed_by", "`rows`, `time` or `idle`", required=True),
-        _i("late", "rows left out since the window before, because theirs had been closed (time windows)"),
+        moment("start", "event time of the first row", required=True),
+        moment("end", "event time of the last row", required=True),
+        whole("rows", "rows in the window", required=True),
+        whole("first", "position of the first row in the stream, counted from 0", required=True),
+        whole("last", "position of the last row in the stream", required=True),
+        text("closed_by", "`rows`, `time` or `idle`", required=True),
+        whole("late", "rows left out since the window before, because theirs had been closed (time windows)"),
     )),
     _UNSET,
 )  # fmt: skip
 
 _COLUMN = (
-    _s("method", "name of the score, e.g. `psi` or `ks`"),
-    _s("basis", "`histogram` (all rows) or `sample` (Evidently's test on the sampled rows)"),
-    _d("score", "the method's own number"),
-    _d("threshold", "the effect floor that `effect` is held against"),
-    _d("effect", "bias-corrected size of the change; 0 when nothing changed"),
-    _d("p_value", "probability of such a score when nothing changed, adjusted for the number of columns (BH)"),
-    _i("rows", "values in the window (missing ones left out)"),
-    _b("drifted", "p_value is under alpha and effect is over its floor"),
+    text("method", "name of the score, e.g. `psi` or `ks`"),
+    text("basis", "`histogram` (all rows) or `sample` (Evidently's test on the sampled rows)"),
+    number("score", "the method's own number"),
+    number("threshold", "the effect floor that `effect` is held against"),
+    number("effect", "bias-corrected size of the change; 0 when nothing changed"),
+    number("p_value", "probability of such a score when nothing changed, adjusted for the number of columns (BH)"),
+    whole("rows", "values in the window (missing ones left out)"),
+    flag("drifted", "p_value is under alpha and effect is over its floor"),
 )
 
 _QUALITY_COLUMN = (
-    _d("missing_rate", "share of rows without a value"),
-    _d("reference_missing_rate", "the same in the reference"),
-    _d("invalid_rate", "share of rows whose value has the wrong type"),
-    _d("new_category_rate", "share of rows with a category that the reference does not have"),
-    _d("out_of_range_rate", "share of rows outside the reference's range"),
+    number("missing_rate", "share of rows without a value"),
+    number("reference_missing_rate", "the same in the reference"),
+    number("invalid_rate", "share of rows whose value has the wrong type"),
+    number("new_category_rate", "share of rows with a category that the reference does not have"),
+    number("out_of_range_rate", "share of rows outside the reference's range"),
     Field("failures", Kind.STRINGS, "the checks of this column that failed"),
 )
 
 _ARM = (
-    _i("requests", "requests answered, failed ones included", required=True),
-    _i("errors", "requests that failed", required=True),
-    _i("units", "units first seen on this arm in this block", required=True),
-    _i("failed_units", "those of them with at least one failed request", required=True),
+    whole("requests", "requests answered, failed ones included", required=True),
+    whole("errors", "requests that failed", required=True),
+    whole("units", "units first seen on this arm in this block", required=True),
+    whole("failed_units", "those of them with at least one failed request", required=True),
     Field("latency", Kind.INTS, "those units' slowest answer, counted per bucket of LATENCY_EDGES_MS"),
     Field(
         "scores",
         Kind.INTS,
         "those units' first score, counted per bin of the reference's 20 quantile bins (or category)",
     ),
-    _i("labelled", "units whose label arrived in this block", required=True),
-    _i(
+    whole("labelled", "units whose label arrived in this block", required=True),
+    whole(
         "wrong",
         "those of them that the model got wrong (regression: error over the reference's 80 % error)",
         required=True,
@@ -198,151 +137,158 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
     kind.name: kind
     for kind in (
         EventType("data.landed", "A complete new file is in a watched folder.", (
-            _s("source", "name of the storage source", required=True),
-            _s("path", "path of the file", required=True),
-            _s("folder", "its folder, relative to the watched one", required=True),
-            _s("name", "its file name", required=True),
-            _i("bytes", "its size", required=True),
-            _s("digest", "SHA-256 of its content", required=True),
+            text("source", "name of the storage source", required=True),
+            text("path", "path of the file", required=True),
+            text("folder", "its folder, relative to the watched one", required=True),
+            text("name", "its file name", required=True),
+            whole("bytes", "its size", required=True),
+            text("digest", "SHA-256 of its content", required=True),
         )),
         EventType("drift.measured", "A window of predictions was held against its reference.", (
             *_MEASURED,
             Field("columns", Kind.RECORDS, "per feature column", fields=_COLUMN),
-            _i("drifted_columns", "number of feature columns that drifted"),
-            _d("drifted_share", "the same as a share of all measured columns"),
-            _s("worst_column", "the feature column with the largest effect"),
-            _d("worst_effect", "its effect"),
-            _b("prediction_drifted", "the model's outputs drifted"),
-            _d("prediction_effect", "effect of the outputs' drift (score where there is one, else prediction)"),
-            _d("prediction_p_value", "its p-value"),
-            _d("estimated_loss", "loss estimated from the scores, without labels (CBPE); an estimate"),
-            _d("reference_estimated_loss", "the same on the reference"),
-            _d("estimated_loss_ratio", "estimated_loss / reference_estimated_loss"),
-            _d("estimated_loss_p_value", "one-sided z-test that the estimated loss has grown"),
+            whole("drifted_columns", "number of feature columns that drifted"),
+            number("drifted_share", "the same as a share of all measured columns"),
+            text("worst_column", "the feature column with the largest effect"),
+            number("worst_effect", "its effect"),
+            flag("prediction_drifted", "the model's outputs drifted"),
+            number("prediction_effect", "effect of the outputs' drift (score where there is one, else prediction)"),
+            number("prediction_p_value", "its p-value"),
+            number("estimated_loss", "loss estimated from the scores, without labels (CBPE); an estimate"),
+            number("reference_estimated_loss", "the same on the reference"),
+            number("estimated_loss_ratio", "estimated_loss / reference_estimated_loss"),
+            number("estimated_loss_p_value", "one-sided z-test that the estimated loss has grown"),
         ), lasting=True),
         EventType("performance.measured", "Labels arrived for a window of predictions.", (
             *_MEASURED,
-            _s("version", "model version that predicted; empty when the log does not say"),
-            _s("metric", "`accuracy` or `mae`"),
-            _d("value", "the metric on the labelled rows"),
-            _d("lower", "lower end of its 95 % interval"),
-            _d("upper", "upper end of its 95 % interval"),
-            _i("labelled", "rows with a label", required=True),
-            _d("coverage", "labelled rows / rows of the window that could have one"),
-            _d("loss", "mean loss: error rate, or absolute error"),
-            _d("reference_loss", "the same on the reference"),
-            _d("loss_ratio", "loss / reference_loss"),
-            _d("evidence", "log evidence that the loss has grown (e-CUSUM); 6.9 is 1000 to 1"),
-            _d("loss_ratio_since_onset", "mean loss since the change began / reference_loss"),
-            _t("onset", "event time at which the change began by the e-CUSUM's account"),
-            _b("alarm", "evidence is over its limit and the loss since the onset is over its floor"),
+            text("version", "model version that predicted; empty when the log does not say"),
+            text("metric", "`accuracy` or `mae`"),
+            number("value", "the metric on the labelled rows"),
+            number("lower", "lower end of its 95 % interval"),
+            number("upper", "upper end of its 95 % interval"),
+            whole("labelled", "rows with a label", required=True),
+            number("coverage", "labelled rows / rows of the window that could have one"),
+            number("loss", "mean loss: error rate, or absolute error"),
+            number("reference_loss", "the same on the reference"),
+            number("loss_ratio", "loss / reference_loss"),
+            number("evidence", "log evidence that the loss has grown (e-CUSUM); 6.9 is 1000 to 1"),
+            number("loss_ratio_since_onset", "mean loss since the change began / reference_loss"),
+            moment("onset", "event time at which the change began by the e-CUSUM's account"),
+            flag("alarm", "evidence is over its limit and the loss since the onset is over its floor"),
         ), lasting=True),
         EventType("quality.measured", "A window of predictions was checked for schema, types, gaps, categories, range.", (
             *_MEASURED,
-            _b("passed", "no check failed"),
+            flag("passed", "no check failed"),
             Field("failures", Kind.STRINGS, "`column: check` of each check that failed"),
             Field("columns", Kind.RECORDS, "per feature column", fields=_QUALITY_COLUMN),
         ), lasting=True),
         EventType("traffic.measured", "A block of served requests, per model version.", (
-            _s("model", "the model as config.yaml names it", required=True),
-            _s("stream", "the prediction stream", required=True),
-            _t("start", "event time of the first request", required=True),
-            _t("end", "event time of the last request", required=True),
+            text("model", "the model as config.yaml names it", required=True),
+            text("stream", "the prediction stream", required=True),
+            moment("start", "event time of the first request", required=True),
+            moment("end", "event time of the last request", required=True),
             Field("arms", Kind.RECORDS, "per model version", required=True, fields=_ARM),
             _UNSET,
         ), lasting=True),
         EventType("model.registered", "A new version is in the registry.", (
-            _s("model", "the model as config.yaml names it", required=True),
-            _s("registry", "its name in the registry", required=True),
-            _s("version", "the version", required=True),
-            _s("created", "creation time of the registered model, which tells a re-created one apart", required=True),
-            _s("digest", "digest of its artifacts, where known"),
-            _s("run", "the registry's training run"),
-            _s("registered_by", "id of the driftd run that registered it; empty when somebody else did", required=True),
+            text("model", "the model as config.yaml names it", required=True),
+            text("registry", "its name in the registry", required=True),
+            text("version", "the version", required=True),
+            text("created", "creation time of the registered model, which tells a re-created one apart", required=True),
+            text("digest", "digest of its artifacts, where known"),
+            text("run", "the registry's training run"),
+            text("registered_by", "id of the driftd run that registered it; empty when somebody else did", required=True),
             Field("tags", Kind.TEXTS, "tags of the version"),
         )),
         EventType("model.alias_changed", "An alias points elsewhere.", (
-            _s("model", "the model as config.yaml names it", required=True),
-            _s("registry", "its name in the registry", required=True),
-            _s("alias", "the alias", required=True),
-            _s("version", "the version it points to now; empty when it was deleted", required=True),
-            _s("previous", "the version it pointed to; empty when it is new", required=True),
+            text("model", "the model as config.yaml names it", required=True),
+            text("registry", "its name in the registry", required=True),
+            text("alias", "the alias", required=True),
+            text("version", "the version it points to now; empty when it was deleted", required=True),
+            text("previous", "the version it pointed to; empty when it is new", required=True),
         )),
         EventType("model.deleted", "A version, or a whole registered model, is gone.", (
-            _s("model", "the model as config.yaml names it", required=True),
-            _s("registry", "its name in the registry", required=True),
-            _s("version", "the version; empty when the whole model is gone", required=True),
+            text("model", "the model as config.yaml names it", required=True),
+            text("registry", "its name in the registry", required=True),
+            text("version", "the version; empty when the whole model is gone", required=True),
         )),
         EventType("schedule.due", "A schedule's time has come.", (
-            _s("schedule", "its name", required=True),
-            _t("due", "when it was due", required=True),
-            _i("missed", "earlier due times that this one stands for", required=True),
+            text("schedule", "its name", required=True),
+            moment("due", "when it was due", required=True),
+            whole("missed", "earlier due times that this one stands for", required=True),
         )),
         EventType("timer.due", "A due time that a decision asked for has come.", (
-            _s("rule", "the rule; empty when a run is meant", required=True),
-            _s("key", "the rule's memory key, or the run and step", required=True),
-            _t("due", "when it was due", required=True),
-            _s("why", "what it is for: `for`, `absent`, `repeat`, `cooldown`, `again`; of a run: `deadline`, `approval`, `lock`, `queue`", required=True),
+            text("rule", "the rule; empty when a run is meant", required=True),
+            text("key", "the rule's memory key, or the run and step", required=True),
+            moment("due", "when it was due", required=True),
+            text("why", "what it is for: `for`, `absent`, `repeat`, `cooldown`, `again`; of a run: `deadline`, `approval`, `lock`, `queue`, `held`", required=True),
         )),
         EventType("run.finished", "A run has ended.", (
-            _s("model", "the model, empty when the rule has none", required=True),
-            _s("run", "id of the run", required=True),
-            _s("rule", "the rule that started it", required=True),
-            _s("state", "how it ended: one of the end states of a run", required=True),
-            _s("reason", "why, in a sentence", required=True),
-            _s("version", "the model version it was about; empty when there was none", required=True),
+            text("model", "the model, empty when the rule has none", required=True),
+            text("run", "id of the run", required=True),
+            text("rule", "the rule that started it", required=True),
+            text("state", "how it ended: one of the end states of a run", required=True),
+            text("reason", "why, in a sentence", required=True),
+            text("version", "the model version it was about; empty when there was none", required=True),
         )),
         EventType("webhook.received", "A signed CloudEvent came in.", (
-            _s("hook", "name of the webhook in config.yaml", required=True),
-            _s("type", "the sender's event type", required=True),
-            _s("sender", "the sender's `source`", required=True),
+            text("hook", "name of the webhook in config.yaml", required=True),
+            text("type", "the sender's event type", required=True),
+            text("sender", "the sender's `source`", required=True),
             Field("payload", Kind.JSON, "the sender's data"),
         )),
         EventType("message.received", "A CloudEvent came on a Kafka topic.", (
-            _s("source", "name of the source in config.yaml", required=True),
-            _s("topic", "the topic", required=True),
-            _s("type", "the sender's event type", required=True),
-            _s("sender", "the sender's `source`", required=True),
+            text("source", "name of the source in config.yaml", required=True),
+            text("topic", "the topic", required=True),
+            text("type", "the sender's event type", required=True),
+            text("sender", "the sender's `source`", required=True),
             Field("payload", Kind.JSON, "the sender's data"),
         )),
         EventType("rules.loaded", "A rule set took effect.", (
-            _s("revision", "hash of all its rules", required=True),
-            _s("commit", "Git commit of the rules folder; empty when unknown", required=True),
-            _i("rules", "number of rules", required=True),
-            _b("started", "the daemon has just started; else it was running and has loaded them anew"),
+            text("revision", "hash of all its rules", required=True),
+            text("commit", "Git commit of the rules folder; empty when unknown", required=True),
+            whole("rules", "number of rules", required=True),
+            flag("started", "the daemon has just started; else it was running and has loaded them anew"),
+        )),
+        EventType("storm.began", "More rules fired than `storm:` allows; what they would start is held. Told once per storm.", (
+            text("run", "id of the first run that is held", required=True),
+            text("rule", "the rule that would have started it", required=True),
+            text("model", "its model; empty when it has none", required=True),
+            text("why", "how many fired, in a sentence", required=True),
         )),
         EventType("source.stalled", "A source or stream brings nothing although it should.", (
-            _s("source", "the source or stream", required=True),
-            _t("since", "when it last brought something or answered", required=True),
-            _s("why", "what is wrong, in a sentence", required=True),
+            text("source", "the source or stream", required=True),
+            moment("since", "when it last brought something or answered", required=True),
+            text("why", "what is wrong, in a sentence", required=True),
         )),
         EventType("source.gap", "Records of a Kafka topic were gone, or could not be decoded, before they were read.", (
-            _s("source", "name of the source or stream in config.yaml", required=True),
-            _s("topic", "the topic", required=True),
-            _i("partition", "number of the partition", required=True),
-            _i("from_offset", "offset that was to be read next", required=True),
-            _i("to_offset", "offset at which reading goes on", required=True),
-            _i("lost", "how many offsets lie between; absent when that is not known, as for a topic that was made anew"),
-            _s("why", "what happened, in a sentence", required=True),
+            text("source", "name of the source or stream in config.yaml", required=True),
+            text("topic", "the topic", required=True),
+            whole("partition", "number of the partition", required=True),
+            whole("from_offset", "offset that was to be read next", required=True),
+            whole("to_offset", "offset at which reading goes on", required=True),
+            whole("lost", "how many offsets lie between; absent when that is not known, as for a topic that was made anew"),
+            text("why", "what happened, in a sentence", required=True),
         )),
         EventType("partition.closed", "A partition of a stream had brought nothing for a while, so slices of it were closed.", (
-            _s("stream", "the prediction stream", required=True),
-            _s("topic", "the topic", required=True),
-            _i("partition", "number of the partition", required=True),
-            _i("offset", "offset of the record that came next", required=True),
-            _i("place", "as the offset, but it goes on counting when the topic is made anew", required=True),
-            _t("until", "event time up to which slices were closed before that record was read", required=True),
+            text("stream", "the prediction stream", required=True),
+            text("topic", "the topic", required=True),
+            whole("partition", "number of the partition", required=True),
+            whole("offset", "offset of the record that came next", required=True),
+            whole("place", "as the offset, but it goes on counting when the topic is made anew", required=True),
+            moment("until", "event time up to which slices were closed before that record was read", required=True),
         )),
         EventType("problem.recorded", "Something came in that could not be used; nothing was dropped silently.", (
-            _s("kind", ", ".join(f"`{kind}`" for kind in KINDS), required=True),
-            _s("where", "file and position, or the sender", required=True),
-            _s("reason", "why, in a sentence", required=True),
+            text("kind", ", ".join(f"`{kind}`" for kind in KINDS), required=True),
+            text("where", "file and position, or the sender", required=True),
+            text("reason", "why, in a sentence", required=True),
         )),
         EventType("control.changed", "An operator said something.", (
-            _s("verb", "`pause`, `resume`, `approve`, `reject`, `cancel`, `quarantine`, `release`", required=True),
-            _s("target", "the run, or model and version, that it is about; empty for all", required=True),
-            _s("by", "who", required=True),
-            _s("reason", "why", required=True),
+            text("verb", "`pause`, `resume`, `approve`, `reject`, `cancel`, `quarantine`, `release`", required=True),
+            text("target", "the run, or model and version, that it is about; `held:storm`, `held:freeze`; empty for all", required=True),
+            text("by", "who", required=True),
+            text("reason", "why", required=True),
+            text("override_freeze", "of `approve`: why it may be done during a freeze"),
         )),
     )
 })  # fmt: skip
@@ -407,9 +353,11 @@ def _json(value: Any, path: str, depth: int, unset: dict[str, str]) -> Any:
 
 def unstorable(event: Event) -> str:
     """Why the event cannot be stored under its name; empty when it can. Its data always can: see `clean`."""
-    for name, text in (("id", event.id), ("source", event.source), ("type", event.type), ("subject", event.subject)):
-        if not text.isascii() and legible(text) != text:
-            return f"an event whose {name} is {legible(text)!r}: half of a surrogate pair cannot be stored"
+    for name, value in (("id", event.id), ("source", event.source), ("type", event.type), ("subject", event.subject)):
+        if not value.isascii() and legible(value) != value:
+            return f"an event whose {name} is {legible(value)!r}: half of a surrogate pair cannot be stored"
+        if "\x00" in value:
+            return f"an event whose {name} is {value!r}: the character NUL cannot be stored"
     if any(legible(run) != run for run in event.chain):
         return "an event whose chain has half of a surrogate pair in it, which cannot be stored"
     return ""

@@ -135,6 +135,8 @@ class Rule:
     position: Position
     text: str = field(repr=False)
     """The rule as written, for the audit and the report."""
+    ignore_freeze: bool = False
+    """Its runs change production even during a freeze."""
 
     @cached_property
     def semantics(self) -> str:

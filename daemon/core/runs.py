@@ -227,6 +227,12 @@ class Run:
     moves: tuple[Moved, ...] = ()
     replaces: str = ""
     """The run that it waits to see undone, when it replaces one."""
+    changes: bool = False
+    """It changes production, and neither its rule nor a person has said that it may do so during a freeze."""
+    held: str = ""
+    """What holds it back before its start, of `holding.Holder`; empty: nothing does."""
+    storm: str = ""
+    """The storm in which it was held, whatever became of it: id of the first run that was held in it."""
 
     @property
     def ended(self) -> bool:
@@ -238,6 +244,11 @@ class Run:
         """It was started to roll back: no budget holds it, and it takes its target over."""
         return bool(self.steps) and self.steps[0].verb == "rollback"
 
+    @property
+    def asks_first(self) -> bool:
+        """Its first step waits for a person, and none has said yes."""
+        return bool(self.steps) and self.steps[0].approve and self.approved < 0
+
     def step(self, number: int) -> RunStep:
         """The step with a number: one of the rule's, the undo, or one of those after the end."""
         if number == UNDO_STEP:
@@ -245,10 +256,10 @@ class Run:
         return self.steps[number] if number < UNDO_STEP else (*self.on_failure, *self.steps)[number - AFTER_STEP]
 
     def afterwards(self) -> tuple[int, ...]:
-        """The numbers of the steps to take after it has ended: none after a good end; what the rule wrote after its own
-        rollback once that has worked; else `on_failure`.
+        """The numbers of the steps to take after it has ended: none after a good end, or when it was held and never began;
+        what the rule wrote after its own rollback once that has worked; else `on_failure`.
         """
-        if self.state in GOOD_ENDS:
+        if self.state in GOOD_ENDS or self.held:
             return ()
         own = self.position < len(self.steps) and self.steps[self.position].verb == "rollback"
         first = AFTER_STEP + len(self.on_failure)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from daemon.core.events import CATALOGUE, Field, Kind, utc
+from daemon.core.events import CATALOGUE, utc
+from daemon.core.fields import Field, Kind
 from daemon.core.spelling import did_you_mean
 
 _MAX_INT = 2**63

@@ -12,7 +12,9 @@ from tests.cli.conftest import CONFIG, ROOT, RULES, Household
 
 def test_good_files_are_counted(household: Household) -> None:
     """The shape of `driftd check --json`."""
-    assert household.json("check") == {"ok": True, "rules": 3, "monitors": 1, "mistakes": [], "warnings": []}
+    guards = {"storm": "", "freezes": [], "frozen": "", "heeds_freeze": [], "ignores_freeze": []}
+    found = {"ok": True, "rules": 3, "monitors": 1, "mistakes": [], "warnings": [], "guards": guards}
+    assert household.json("check") == found
     assert household.driftd("check").stdout == "All is well: 3 rules, 1 monitors.\n"
 
 

@@ -44,7 +44,7 @@ def test_a_firing_is_explained_clause_by_clause_with_its_values_and_memory(house
     assert told["memory"]["before"]["windows"] == "to row 99 held (asked: 2 of 3)"
     assert told["memory"]["after"]["cooldown"] == "6h, until 2026-01-05 18:00:00"
     assert told["memory"]["after"]["limit"] == "1 of 2 per 1d used"
-    assert told["run"] == {"id": household.run_id(), "state": "running", "why": ""}
+    assert told["run"] == {"id": household.run_id(), "state": "running", "why": "", "held": ""}
     assert "name: retrain-on-drift" in told["rule"]["text"]
 
 

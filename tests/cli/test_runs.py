@@ -32,7 +32,7 @@ def test_a_list_of_runs_says_how_each_stands(household: Household) -> None:
     assert run == {
         "rule": "retrain-on-drift", "model": "churn", "key": "inputs|churn|", "state": "running", "why": "",
         "created": "2026-01-05T12:00:00.000002+00:00", "ended": None, "steps": ["command", "notify"], "position": 0,
-        "given": {}, "trigger": 3, "targets": [],
+        "given": {}, "trigger": 3, "targets": [], "held": "",
     }  # fmt: skip
     assert "[command] > notify" in household.driftd("runs").stdout
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from daemon.config import Schedule
 from daemon.core.schema import check_data
+from daemon.duetimes import COUNTED, MOST, DueTimes, due_times
 from daemon.sourceparts import cron_mistakes
-from daemon.sources.schedule import COUNTED, MOST, DueTimes, ScheduleSource, due_times, event_of, plan
+from daemon.sources.schedule import ScheduleSource, event_of, plan
 from tests.contract.desk import Clock, Desk, eventually, running
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.core.errors import BadInput
-from daemon.core.events import CATALOGUE, Event, Field, Kind
+from daemon.core.events import CATALOGUE, Event
 from daemon.core.expressions import (
     Activation,
     Condition,
@@ -22,6 +22,7 @@ from daemon.core.expressions import (
     compile_template,
     looks_like_template,
 )
+from daemon.core.fields import Field, Kind
 
 DRIFT = "drift.measured"
 NOW = "2026-01-05T12:00:00Z"
