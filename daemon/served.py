@@ -24,6 +24,8 @@ from daemon.store.rows import event_of
 
 LOOK_BACK = 20_000
 """How many events back measured blocks are looked for."""
+NAMELESS = frozenset({"unknown", "others"})
+"""Arms of rows that no version can be told of (daemon.monitors.traffic): they are evidence of nothing."""
 _PAGE = 1000
 
 
@@ -54,7 +56,8 @@ class MeasuredTraffic:
                     after = recorded.seq
                     data = recorded.event.data
                     if datetime.fromisoformat(data["start"]) >= since:
-                        counted.update({version: int(arm["requests"]) for version, arm in data["arms"].items()})
+                        arms = {name: arm for name, arm in data["arms"].items() if name not in NAMELESS}
+                        counted.update({version: int(arm["requests"]) for version, arm in arms.items()})
         return dict(counted)
 
 

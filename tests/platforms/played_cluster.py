@@ -16,6 +16,7 @@ from tests.cluster.admin import Admin
 from tests.platforms.played_knative import PlayedKnative
 
 SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
+KNATIVE_SERVICES = "/apis/serving.knative.dev/v1/namespaces/{}/services"
 REVISIONS = "/apis/serving.knative.dev/v1/namespaces/{}/revisions"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
 ROUTES = "/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes"
@@ -24,6 +25,9 @@ LOOK_S = 0.05
 
 class Played:
     """Plays in a thread of its own for as long as the block runs; what went wrong there fails the test at its end."""
+
+    mode = ""
+    """The mode in which the InferenceServices are."""
 
     def __init__(self, admin: Admin, namespace: str) -> None:
         self.admin = admin
@@ -74,6 +78,8 @@ class Played:
 class PlayedInKnativeMode(Played):
     """KServe's and Knative's controllers, as `PlayedKnative` models them, on real objects."""
 
+    mode = "Knative"
+
     def __init__(self, admin: Admin, namespace: str) -> None:
         super().__init__(admin, namespace)
         self.models: dict[str, PlayedKnative] = {}
@@ -95,7 +101,7 @@ class PlayedInKnativeMode(Played):
                 model.kserve()
             self._tell(name, model)
 
-    def _tell(self, name: str, model: PlayedKnative) -> None:
+    def _make_revisions(self, name: str, model: PlayedKnative) -> None:
         for one in model.revisions:
             path = f"{REVISIONS.format(self.namespace)}/{name}-{one.name}"
             if not self.admin.exists(path):
@@ -108,6 +114,9 @@ class PlayedInKnativeMode(Played):
                 self.admin.create(REVISIONS.format(self.namespace), body)
             wanted = {"type": "Ready", "status": "True" if one.ready else "Unknown"}
             self._status_once(REVISIONS, f"{name}-{one.name}", {"conditions": [wanted]})
+
+    def _tell(self, name: str, model: PlayedKnative) -> None:
+        self._make_revisions(name, model)
         full = f"{name}-{{}}".format
         component = {
             "latestCreatedRevision": full(model.created) if model.created else "",
@@ -124,11 +133,54 @@ class PlayedInKnativeMode(Played):
             self._told[name] = status
 
 
+class PlayedBesideKserve(PlayedInKnativeMode):
+    """Knative's controllers alone: a real KServe writes the Knative Services, and reads what is told of them here."""
+
+    def __init__(self, admin: Admin, namespace: str) -> None:
+        super().__init__(admin, namespace)
+        self._templates: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """See Played."""
+        for service in self.items(KNATIVE_SERVICES):
+            name, template = service["metadata"]["name"], service["spec"]["template"]
+            model = self.models.setdefault(name, PlayedKnative(""))
+            model.generation += self._templates.get(name) != template
+            self._templates[name] = template
+            model.template = template["metadata"]["annotations"][SOURCE]
+            model.targets = [{"latestRevision": False, **one} for one in service["spec"].get("traffic") or ()]
+            model.configuration()
+            if model.template not in self.broken:
+                model.becomes_ready()
+            model.routes()
+            model.service()
+            self._make_revisions(name, model)
+            self._tell_kserve(name, service["metadata"]["generation"], model)
+
+    def _tell_kserve(self, name: str, generation: int, model: PlayedKnative) -> None:
+        at = "2026-01-01T00:00:00Z"
+        kinds = ("Ready", "ConfigurationsReady", "RoutesReady")
+        status = {
+            "observedGeneration": generation,
+            "conditions": [{"type": kind, "status": "True", "lastTransitionTime": at} for kind in kinds],
+            "traffic": [{**one, "revisionName": f"{name}-{one['revisionName']}"} for one in model.service_traffic],
+            "url": f"http://{name}.example.com",
+        }
+        for key, revision in (
+            ("latestCreatedRevisionName", model.service_created), ("latestReadyRevisionName", model.service_ready),
+        ):  # fmt: skip
+            if revision:
+                status[key] = f"{name}-{revision}"
+        self._status_once(KNATIVE_SERVICES, name, status)
+
+
 class PlayedInStandardMode(Played):
     """KServe's controller makes a Deployment per InferenceService, a kubelet runs its pods, a gateway takes over routes.
 
     The Deployments and their pods are Kubernetes' own. With `kserve=False` a real KServe makes the Deployments.
     """
+
+    mode = "Standard"
 
     def __init__(self, admin: Admin, namespace: str, kserve: bool = True) -> None:
         super().__init__(admin, namespace)
