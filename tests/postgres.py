@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,30 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "log_min_messages": "warning",
 }
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of a server, as config.yaml and a test reach it."""
+
+    server: Postgres
+    name: str
+
+    def config(self, folder: Path, lease: str) -> dict[str, Any]:
+        """`store:` of a config.yaml in `folder`, where the password is put."""
+        (folder / "password").write_text(self.server.password)
+        return {
+            "kind": "postgres", "host": HOST, "port": self.server.port, "database": self.name, "user": USER,
+            "password": {"file": "password"}, "lease": lease,
+        }  # fmt: skip
+
+    def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query with `?` for its parameters; none while the tables are not there yet."""
+        try:
+            asked = query.replace("%", "%%").replace("?", "%s") if parameters else query
+            return self.server.ask(self.name, asked, *parameters)
+        except psycopg.errors.UndefinedTable:
+            return []
 
 
 class NoServer(Exception):
@@ -82,6 +107,10 @@ class Postgres:
             connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
         return name
 
+    def fresh(self) -> Database:
+        """A new, empty database."""
+        return Database(self, self.database())
+
     def server(self, database: str, **how: Any) -> Server:
         """The same for a store."""
         return Server(self.conninfo(database), **how)
@@ -89,7 +118,7 @@ class Postgres:
     def ask(self, database: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Rows of a statement, on a connection of its own."""
         with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
-            found = connection.execute(statement, parameters)  # type: ignore[call-overload]
+            found = connection.execute(statement, parameters or None)  # type: ignore[call-overload]
             return found.fetchall() if found.description else []
 
     def start(self) -> None:

@@ -146,8 +146,11 @@ def _check(connection: Connection) -> None:
 
 
 def broken(connection: Connection) -> bool:
-    """Whether nothing can be done on it any more."""
-    return connection.closed or connection.pgconn.transaction_status is TransactionStatus.UNKNOWN
+    """Whether nothing can be done on it any more; then it is let go of."""
+    if not connection.closed and connection.pgconn.transaction_status is not TransactionStatus.UNKNOWN:
+        return False
+    connection.close()
+    return True
 
 
 def undo(connection: Connection) -> None:

@@ -29,7 +29,10 @@ class Doom:
     """Where a life ends by itself: at this pass of this point."""
 
     point: str
+    """A fault point, or the name of a verb: between a call's claim and its handler."""
     number: int
+    stands_still: bool = False
+    """It is stopped (SIGSTOP) and may wake up again; else it is killed."""
 
 
 class Life:
@@ -38,7 +41,8 @@ class Life:
     def __init__(self, scene: Scene, doom: Doom | None = None) -> None:
         arguments = [str(scene.config_path)]
         if doom is not None:
-            arguments += ["--point", doom.point, "--pass", str(doom.number)]
+            where = "--point" if doom.point.isupper() else "--verb"
+            arguments += [where, doom.point, "--pass", str(doom.number), *(["--stop"] if doom.stands_still else [])]
         self.began = time.monotonic()
         self._scene = scene
         environment = {**os.environ, MARK: str(scene.folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -61,6 +65,25 @@ class Life:
     def status(self) -> int | None:
         """Its exit status, None while it lives."""
         return self._process.poll()
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it is stopped."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except OSError:
+            return False
+
+    def wake(self) -> int:
+        """Let it go on, and wait for its end: its exit status."""
+        self._process.send_signal(signal.SIGCONT)
+        return self._process.wait(90)
+
+    def epoch(self) -> int:
+        """The epoch of whoever answers at home; 0 when nobody does."""
+        with contextlib.suppress(DaemonError):
+            return int(ask(self._scene.home, {"op": "status"}, 3)["status"]["epoch"])
+        return 0
 
     def ready(self, until: float | None = None) -> float | None:
         """Wait until it answers: the seconds that took; None when it died first, or `until` (monotonic) came."""

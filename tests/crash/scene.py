@@ -23,11 +23,14 @@ import yaml
 
 from daemon.config import Config, load_config
 from tests.crash.registry import RegistryFile
+from tests.postgres import Database
 
 DATA = Path(__file__).parents[2] / ".cache" / "data"
 HOOK, SECRET = "outside", b"a secret of this trial"
 LANDING, TICK = "landing", "tick"
 TICK_SECONDS = 2
+LEASE = "6s"
+"""Of a store that two daemons share."""
 LOAN, SERVED = "loan", "served"
 FILES, ROWS = 8, 250
 """Prediction files of the measured stream, and rows in each."""
@@ -164,6 +167,8 @@ class Scene:
     folder: Path
     hook_port: int
     gateway_port: int
+    database: Database | None = None
+    """Where the store is; None: a file at home."""
 
     @property
     def home(self) -> Path:
@@ -196,9 +201,9 @@ class Scene:
         replace_file(self.folder / "rules" / "served.yaml", SERVED_RULES.encode())
 
 
-def lay_out(folder: Path) -> Scene:
+def lay_out(folder: Path, database: Database | None = None) -> Scene:
     """A scene in an empty folder."""
-    scene = Scene(folder, *free_ports(2))
+    scene = Scene(folder, *free_ports(2), database)
     for name in ("rules", "templates", "home"):
         (folder / name).mkdir(parents=True)
     (folder / "templates" / "mark.py").write_text(MARK)
@@ -218,11 +223,13 @@ def _config(scene: Scene) -> dict[str, Any]:
         "latency_ms": "latency_ms", "features": {"a": "number"},
     }  # fmt: skip
     listing = {"poll": "500ms", "complete": "renamed", "stable_for": "0s"}
+    store = {} if scene.database is None else {"store": scene.database.config(scene.folder, LEASE)}
     return {
+        **store,
         "home": "home",
         "rules": "rules",
         "templates": "templates",
-        "registry": {"uri": str(scene.folder / "registry.json"), "poll": "500ms", "timeout": "10s"},
+        "registry": {"uri": str(scene.folder / "registry.json"), "poll": "500ms", "timeout": "10s" if scene.database is None else "4s"},
         "platform": {"gateway": {"port": scene.gateway_port, "segment": "200ms"}},
         "sources": {LANDING: {"path": LANDING, **listing}},
         "schedules": {TICK: {"every": f"{TICK_SECONDS}s", "misfire": "all"}},

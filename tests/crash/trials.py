@@ -19,6 +19,7 @@ from tests.crash.processes import Doom, Life, children, kill, left_running, paus
 from tests.crash.scene import Scene, lay_out
 from tests.crash.senders import Senders
 from tests.crash.served import Served
+from tests.postgres import Database
 
 KILLS_A_SCENE = 5
 """Kills at a point before all is checked; each in a life of its own."""
@@ -26,6 +27,8 @@ STARTING = 0.3
 """Share of the random kills that come while the daemon starts."""
 REACH_SECONDS = 180.0
 SETTLE_SECONDS = 120.0
+DEPOSED = 5
+"""Exit status of a daemon that finds that another leads."""
 ON_TRAFFIC = frozenset({Point.SHIFTED, Point.REGISTRY_CHANGED})
 """Points that only a canary passes."""
 
@@ -50,6 +53,8 @@ class Ground:
     folder: Path
     say: Callable[[str], None] = print
     undisturbed: Measures | None = None
+    database: Callable[[], Database] | None = None
+    """Makes the database of each scene that two daemons share."""
     _failed: int = 0
 
     @property
@@ -70,6 +75,16 @@ class Ground:
         """Kill the daemon at each of these points in turn, all in one scene."""
         outcome = Outcome(seed=f"{'+'.join(point.name for point in points)}/{seed}")
         self._at_points(points, outcome, Random(outcome.seed))
+        return outcome
+
+    def taken_over(self, points: Sequence[str], seed: int) -> Outcome:
+        """Stop the leader at each of these points (or verbs) in turn, let the other daemon take over, and wake the first."""
+        outcome = Outcome(seed=f"taken-{'+'.join(points)}/{seed}")
+        on_traffic = not {"SHIFTED", "REGISTRY_CHANGED", "canary", "promote", "rollback", "soak"}.isdisjoint(points)
+        with self._played(outcome, Random(outcome.seed), on_traffic=on_traffic) as play:
+            for point in points:
+                most = _MOST_PASSES.get(Point[point], 6) if point.isupper() else 2
+                play.taken_over(Doom(point, play.random.randint(1, most), stands_still=True))
         return outcome
 
     def undisturbed_by_kills(self, seed: int) -> tuple[Scene, Senders, Measures]:
@@ -98,7 +113,7 @@ class Ground:
     def _played(self, outcome: Outcome, random: Random, *, on_traffic: bool) -> Iterator[Play]:
         """A scene: laid out, played by the caller, then settled and checked; nothing of it runs on."""
         undisturbed = self.reference()
-        scene = self._lay_out()
+        scene = self._lay_out(self.database)
         play = Play(scene, Senders(scene, random), random, outcome, Served(scene, self.folder) if on_traffic else None)
         try:
             with play.opened():
@@ -139,9 +154,9 @@ class Ground:
             assert not left, left
         return self.undisturbed
 
-    def _lay_out(self) -> Scene:
+    def _lay_out(self, database: Callable[[], Database] | None = None) -> Scene:
         shutil.rmtree(self.scene, ignore_errors=True)
-        return lay_out(self.scene)
+        return lay_out(self.scene, None if database is None else database())
 
 
 @dataclass
@@ -177,6 +192,31 @@ class Play:
                 )
                 self._go_on()
             self._died(life)
+
+    def taken_over(self, doom: Doom) -> None:
+        """A leader that stands still at a point. Another takes over and goes on; the first wakes up, and ends by itself."""
+        limit = time.monotonic() + REACH_SECONDS
+        with self._life(doom) as leader, Life(self.scene) as follower:
+            led = leader.epoch()
+            while not leader.stands_still:
+                assert leader.status is None, f"the leader ended by itself with {leader.status}"
+                assert time.monotonic() < limit, f"{doom.point} was not passed {doom.number} times"
+                self._go_on()
+            while follower.epoch() <= led:
+                assert follower.status is None, f"the follower ended by itself with {follower.status}"
+                assert time.monotonic() < limit, "the follower did not take over"
+                pause(0.1)
+            self.senders.allow()
+            self.senders.retry()
+            status = leader.wake()
+            assert status == DEPOSED, f"who was deposed ended with {status}"
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                self._go_on()
+            status = follower.end()
+            assert status == 0, f"who took over ended with {status} when it was told to stop"
+        self.outcome.kills += 1
+        self.senders.land_stream(2, dead=True)
 
     def life_for(self, most: float) -> None:
         """A life that ends at any moment: while it starts, or within so many seconds of its first answer. Now and then
