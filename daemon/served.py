@@ -16,7 +16,8 @@ from daemon.clients.base import Registry
 from daemon.clients.kubernetes import Cluster
 from daemon.config import Config
 from daemon.core.errors import Refused, Unavailable
-from daemon.platforms.kubernetes_serving import KubernetesServing, Places
+from daemon.platforms.kubernetes_looking import Places
+from daemon.platforms.kubernetes_serving import KubernetesServing
 from daemon.points import OnPoint, no_point
 from daemon.servingparts import KserveServing
 from daemon.store.base import Store

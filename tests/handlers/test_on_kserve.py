@@ -19,7 +19,8 @@ from daemon.core.errors import Conflict, Refused, Unavailable
 from daemon.core.runs import UNDO_STEP
 from daemon.platformparts import KubernetesConnection
 from daemon.platforms.kserve.modes import MODE
-from daemon.platforms.kubernetes_serving import KubernetesServing, Places
+from daemon.platforms.kubernetes_looking import Places
+from daemon.platforms.kubernetes_serving import KubernetesServing
 from daemon.servingparts import KserveServing
 from handlers import canary, promote, rollback
 from tests.cluster.admin import Admin
