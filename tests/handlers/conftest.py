@@ -54,6 +54,7 @@ class World:
     real_jobs: Any = None
     real_registry: Any = None
     real_serving: Any = None
+    objects: Any = None
     crash_after: int | None = None
     """Die after this many further operations."""
 

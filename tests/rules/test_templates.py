@@ -59,3 +59,74 @@ def test_all_mistakes_of_all_templates_are_told(tmp_path: Path) -> None:
 def test_values_fit_the_types_of_parameters(kind: ParameterType, good: object, bad: object) -> None:
     """A value as written in YAML is of a parameter's type or it is not."""
     assert (fits(kind, good), fits(kind, bad)) == (True, False)
+
+
+CLUSTER = """doc: d
+verb: {verb}
+kubernetes:
+  manifest:
+    apiVersion: {version}
+    kind: {kind}
+{rest}
+parameters:
+  workers: {{type: int, default: 1, doc: d}}
+"""
+
+
+def cluster_template(folder: Path, rest: str, verb: str = "retrain", of: str = "Job of batch/v1") -> list[str]:
+    """The mistakes of a template whose manifest goes on like this."""
+    kind, _, version = of.partition(" of ")
+    text = CLUSTER.format(verb=verb, version=version, kind=kind, rest=rest)
+    (folder / "t.yaml").write_text(text)
+    try:
+        load_templates(folder)
+    except ConfigError as told:
+        return [mistake.message for mistake in told.mistakes]
+    return []
+
+
+def test_a_template_may_be_an_object_of_a_cluster(tmp_path: Path) -> None:
+    """With places for its parameters."""
+    assert cluster_template(tmp_path, "    spec: {parallelism: {$parameter: workers}, id: {$call: run}}") == []
+    template = load_templates(tmp_path)["t"]
+
+    assert template.argv == ()
+    assert template.manifest["spec"]["parallelism"] == {"$parameter": "workers"}
+
+
+@pytest.mark.parametrize(
+    ("rest", "verb", "of", "told"),
+    [
+        ("    spec: {a: {$parameter: wrokers}}", "retrain", "Job of batch/v1", "no parameter wrokers; did you mean workers?"),
+        ("    spec: {a: {$call: rnu}}", "retrain", "Job of batch/v1", "no fact of a call rnu; did you mean run?"),
+        ("    spec: {a: {$param: workers}}", "retrain", "Job of batch/v1", "there is no place $param"),
+        ("    spec: {}", "retrain", "Deployment of apps/v1", "retrain is done by Job of batch/v1 or"),
+        ("    spec: {}", "tune", "Job of batch/v1", "tune is done by Experiment"),
+        ("    metadata: {name: x}", "retrain", "Job of batch/v1", "driftd names what it makes"),
+        ("    metadata: {namespace: x}", "retrain", "Job of batch/v1", "jobs run in platform.namespace"),
+        ("    data: {}", "apply", "ConfigMap of v1", "say metadata.name"),
+        (
+            ("    spec: {parallelTrialCount: 1, objective: {objectiveMetricName: a, type: maximize}, trialTemplate: "
+            "{primaryContainerName: a, trialParameters: [], trialSpec: {}}}"),
+            "tune", "Experiment of kubeflow.org/v1beta1", "needs spec.maxTrialCount",
+        ),
+        (
+            "    spec: {pytorchReplicaSpecs: {Master: {template: {spec: {containers: [{name: main}]}}}}}",
+            "retrain", "PyTorchJob of kubeflow.org/v1", "a container named pytorch",
+        ),
+    ],
+)  # fmt: skip
+def test_a_manifest_s_mistakes_are_told_at_load(tmp_path: Path, rest: str, verb: str, of: str, told: str) -> None:
+    """Those that the API server would only tell when a rule fires, and those that it would not tell at all."""
+    found = cluster_template(tmp_path, rest, verb, of)
+
+    assert len(found) == 1
+    assert told in found[0]
+
+
+@pytest.mark.parametrize("work", ["", "argv: [x]\nkubernetes: {manifest: {apiVersion: batch/v1, kind: Job}}\n"])
+def test_a_template_is_a_program_or_an_object(tmp_path: Path, work: str) -> None:
+    """One of the two."""
+    (tmp_path / "t.yaml").write_text(f"doc: d\nverb: retrain\n{work}")
+    with pytest.raises(ConfigError, match=r"is a program .* or an object"):
+        load_templates(tmp_path)
