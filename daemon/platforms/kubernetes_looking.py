@@ -94,6 +94,13 @@ class View:
             return Refuse(f"there is no InferenceService {self.name} in {self.namespace}")
         return standard.split(self.seen, self.book, weights)
 
+    def retire(self, version: str) -> Step:
+        """See the planners. In Knative mode only the newest model can be replaced."""
+        if isinstance(self.seen, standard.Seen):
+            return standard.retire(self.seen, self.book, version)
+        is_newest = self.seen is not None and self.seen.uri == self.book.versions.get(version)
+        return self.rest() if is_newest else Settled()
+
     def rest(self) -> Step:
         """See the planners."""
         if isinstance(self.seen, knative.Seen):

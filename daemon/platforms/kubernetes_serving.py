@@ -97,7 +97,7 @@ class KubernetesServing:
         if isinstance(step, Refuse):
             raise Refused("kserve", f"deploy {target}", step.why, step.hint)
         if isinstance(step, Write):
-            self._write(view, step)
+            self._try(view, step)
 
     def traffic(self, target: str) -> Traffic:
         """See Serving."""
@@ -131,20 +131,15 @@ class KubernetesServing:
     def retire(self, target: str, version: str) -> None:
         """See Serving. In Knative mode the newest model is replaced by the one that serves; see `settle`."""
         view = self._looking.look(target)
-        if view.seen is None:
-            return
         if view.standing.weights.get(version):
             raise Refused("kserve", f"retire {target}", f"version {version} has traffic")
-        if isinstance(view.seen, standard.Seen):
-            step = standard.retire(view.seen, view.book, version)
-        else:
-            step = view.rest() if view.seen.uri == view.book.versions.get(version) else Settled()
+        step = view.retire(version)
         if isinstance(step, Refuse):
             raise Refused("kserve", f"retire {target}", step.why, step.hint)
         if isinstance(step, Write) and (early := self._too_early(view, step)):
             raise Unavailable("kserve", f"retire {target}", early)
         if isinstance(step, Write):
-            self._write(view, step)
+            self._try(view, step)
 
     def settle(self, target: str) -> str:
         """See Serving. In Knative mode a canary without traffic is replaced by the model that serves; in Standard mode a
@@ -224,7 +219,7 @@ class KubernetesServing:
         kind = SERVICE if step.kind is steps.Kind.SERVICE else ROUTE
         ref = Ref(kind, step.name, view.namespace)
         if step.act is Act.DELETE:
-            self._cluster.delete(ref, version=step.resource_version)
+            self._cluster.delete(ref, uid=step.resource_version)
             assert view.service is not None
             self._tell(view, view.service, f"{step.name} is removed: {step.why}", step)
             return

@@ -41,6 +41,7 @@ class Slot:
     is_broken: bool
     """It does not just load: something is wrong."""
     resource_version: str
+    uid: str
 
     @property
     def service(self) -> str:
@@ -109,8 +110,8 @@ def slot_of(service: Mapping[str, Any], deployment: Mapping[str, Any] | None) ->
         why, is_broken = str(info.get("message") or info.get("reason") or told["transitionStatus"]), True
     if service["metadata"].get("deletionTimestamp"):
         why, is_broken = "it is being deleted", True
-    name, version = service["metadata"]["name"], service["metadata"]["resourceVersion"]
-    return Slot(name, uri, not why, why, is_broken, version)
+    metadata = service["metadata"]
+    return Slot(metadata["name"], uri, not why, why, is_broken, metadata["resourceVersion"], metadata["uid"])
 
 
 def _rollout(deployment: Mapping[str, Any] | None, uri: str) -> tuple[str, bool]:
@@ -378,7 +379,7 @@ def _moved(view: Seen, book: Book, uri: str, version: str) -> Write:
 
 
 def _gone(slot: Slot, book: Book, why: str) -> Write:
-    return Write(Act.DELETE, Kind.SERVICE, slot.name, {}, slot.resource_version, why, book)
+    return Write(Act.DELETE, Kind.SERVICE, slot.name, {}, slot.uid, why, book)
 
 
 def _written(weights: Mapping[str, int], uri: str) -> str:

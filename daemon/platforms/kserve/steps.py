@@ -37,7 +37,7 @@ class Write:
     body: Mapping[str, Any]
     """The whole object, or the patch without its resourceVersion, or nothing."""
     resource_version: str
-    """Of what was read; empty for CREATE."""
+    """Of what was read; for DELETE its uid: what a controller writes into its status meanwhile does not matter then."""
     why: str
     """Told in the object's Kubernetes Event."""
     book: Book
