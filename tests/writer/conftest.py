@@ -1,4 +1,4 @@
-"""A writer over a real SQLite file, with a settable clock and a dispatcher that the test itself is."""
+"""A writer over a real SQLite file, or a PostgreSQL server, with a settable clock and a dispatcher that the test itself is."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from daemon.handling import Inputs, Verb
 from daemon.intake import Batch, Receipt
 from daemon.points import OnPoint, no_point
 from daemon.running import Running
+from daemon.store.base import Store
+from daemon.store.links import Server
+from daemon.store.postgres import PostgresStore
 from daemon.store.rows import StoredCall, StoredDecision, StoredEvent, call_of, decision_of, event_of, run_of
 from daemon.store.sqlite import SqliteStore
 from daemon.writer import Writer
 from tests.builders import T0
+from tests.postgres import Postgres
 
 PATIENCE = 10.0
 """Longest that a test waits for the writer, in seconds."""
@@ -63,7 +67,9 @@ class World:
     moment: datetime = T0
     on_point: OnPoint = no_point
     calls: queue.Queue[Claimed] = field(default_factory=queue.Queue)
-    store: SqliteStore = field(init=False)
+    server: Server | None = None
+    """Where the store is; None: a file."""
+    store: Store = field(init=False)
     writer: Writer = field(init=False)
 
     def clock(self) -> datetime:
@@ -78,7 +84,7 @@ class World:
                        "cars": {"task": "binary", "registered": "cars"}},
             **self.config,
         })  # fmt: skip
-        self.store = SqliteStore(self.folder / "store.db")
+        self.store = SqliteStore(self.folder / "store.db") if self.server is None else PostgresStore(self.server)
         self.writer = Writer(
             self.store, Running(config, VERBS), self.clock, self.folder / "audit" / "heads.jsonl", self.on_point
         )
@@ -170,10 +176,24 @@ class World:
         return [call_of(row) for row in self.rows("calls_of_run", run)]
 
 
+ON_BOTH = frozenset({"test_intake", "test_run_life", "test_dispatcher", "test_replay"})
+"""Modules whose tests run on both kinds of store; the others look into the file, or at what no store is asked for."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On which stores a test runs."""
+    if "world" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in ON_BOTH
+        metafunc.parametrize("world", ["sqlite", "postgres"] if both else ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A world whose writer the test opens; closed at the end, whatever happened."""
     made = World(tmp_path)
+    if request.param == "postgres":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        made.server = postgres.server(postgres.database())
     yield made
     if hasattr(made, "writer"):
         made.close()
