@@ -47,7 +47,7 @@ class Played:
     ) -> None:
         self._stop.set()
         self._thread.join(30)
-        if self._failure is not None and value is None:
+        if self._failure is not None:
             raise self._failure
 
     def look(self) -> None:
@@ -60,8 +60,8 @@ class Played:
                 self.look()
             except (httpx.HTTPError, KeyError, AssertionError) as error:
                 told = getattr(error, "response", None)
-                if told is not None and told.status_code in {404, 409}:
-                    continue  # it was changed, or went, between the read and the write
+                if told is not None and told.status_code in {404, 409, 429}:
+                    continue  # it was changed between the read and the write, or the server asks for time
                 self._failure = error
                 return
 
