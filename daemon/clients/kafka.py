@@ -18,10 +18,11 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import OffsetAndMetadata
 
 from daemon.clients.kafka_connection import opening, settings, warn_if_slow
@@ -49,6 +50,16 @@ class Record(Protocol):
     value: bytes | None
     """None: a tombstone."""
     headers: Sequence[tuple[str, bytes | None]]
+
+
+class Position(NamedTuple):
+    """Where reading stands in a partition."""
+
+    offset: int
+    """The next one."""
+    epoch: int
+    """Of the leader who took the record before it; -1: not known. It tells whether the log is still the one that was read
+    (KIP-320)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +135,36 @@ class Consumer:
         for partition, offset in positions.items():
             self.seek(partition, offset)
 
-    def place(self, positions: Mapping[Partition, int]) -> None:
-        """Begin to read gained partitions at these offsets. One that was lost meanwhile is passed over."""
-        for partition in positions.keys() & self._unplaced:
-            self.seek(partition, positions[partition])
-            self._unplaced.discard(partition)
-            self._kafka.resume(TopicPartition(*partition))
+    def place(self, positions: Mapping[Partition, int], epochs: Mapping[Partition, int] | None = None) -> None:
+        """Begin to read gained partitions at these offsets. One that was lost meanwhile is passed over.
 
-    def seek(self, partition: Partition, offset: int) -> None:
-        """Read the partition from this offset on."""
-        with named_errors("seek"):
-            self._kafka.seek(TopicPartition(*partition), offset)
+        `epochs`: where known, of the offsets; see `seek`.
+        """
+        for partition in positions.keys() & self._unplaced:
+            self.seek(partition, positions[partition], (epochs or {}).get(partition, -1))
+            self._unplaced.discard(partition)
+            self.resume([partition])
+
+    def seek(self, partition: Partition, offset: int, epoch: int = -1) -> None:
+        """Read the partition from this offset on. One that is not ours any more is passed over: the next `poll` tells.
+
+        With the `epoch` of its Position the broker is asked whether its log is the one that this position is of: where it
+        was cut meanwhile, the next `poll` raises OffsetsGone, also when it has grown past the offset again.
+        """
+        state = self._state(partition)
+        if state is not None:  # kafka-python's own seek takes no epoch
+            state.seek(OffsetAndMetadata(offset, "", epoch))
 
     def pause(self, partitions: Iterable[Partition] | None = None) -> None:
         """Bring nothing of these (None: of all), but stay in the group: `poll` goes on to be called."""
-        self._kafka.pause(*self._of(partitions))
+        for state in self._states(partitions):
+            state.pause()
 
     def resume(self, partitions: Iterable[Partition] | None = None) -> None:
         """Go on with these (None: with all) after `pause`; what is not placed yet still brings nothing."""
-        self._kafka.resume(*(place for place in self._of(partitions) if place not in self._unplaced))
+        wanted = self._held if partitions is None else set(partitions)
+        for state in self._states(wanted - self._unplaced):
+            state.resume()
 
     def poll(self, most: int, timeout: float) -> Polled:
         """At most so many records, after at most so many seconds (and REBALANCE_S while a rebalance is under way)."""
@@ -152,17 +174,27 @@ class Consumer:
         lost, gained, rebalances = self._changes.take(self._held)
         self._held = (self._held - lost) | gained
         self._unplaced = (self._unplaced - lost) | gained
-        came = {Partition(*place): records for place, records in found.items()}
+        ours = self._held - self._unplaced
+        came = {Partition(*place): records for place, records in found.items() if Partition(*place) in ours}
+        self.pause(self._unplaced & found.keys())
         return Polled(came, frozenset(lost), frozenset(gained), rebalances)
 
     def positions(self) -> dict[Partition, int]:
-        """The offset that comes next of each placed partition: behind everything that `poll` has returned."""
-        found: dict[Partition, int] = {}
-        with named_errors("position"):
-            for partition in self._held - self._unplaced:
-                offset = self._kafka.position(TopicPartition(*partition), timeout_ms=0)
-                if offset is not None:
-                    found[partition] = offset
+        """The offset that comes next of each placed partition: behind everything that `poll` has returned.
+
+        Those that a rebalance has taken, or taken and given back, since the last `poll` are left out.
+        """
+        return {partition: position.offset for partition, position in self.reached().items()}
+
+    def reached(self) -> dict[Partition, Position]:
+        """As `positions`, with the epochs."""
+        found: dict[Partition, Position] = {}
+        with self._changes.lock:
+            placed = self._held - self._unplaced
+            for partition in placed - self._changes.taken(placed):
+                state = self._state(partition)
+                if state is not None and state.position is not None:
+                    found[partition] = Position(state.position.offset, state.position.leader_epoch)
         return found
 
     def starts(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, int]:
@@ -191,6 +223,24 @@ class Consumer:
         found = self._kafka._cluster.topic_id(topic)  # noqa: SLF001 - there is no public one
         return "" if found is None or not found.int else str(found)
 
+    def topic_ids(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, str]:
+        """The id of each partition's topic by the word of its leader: asks the brokers; empty where they do not say.
+
+        What came before the answer is of this topic, or of one before it: ids never come back.
+        """
+        limit = self._timeout_ms if timeout is None else int(timeout * 1000)
+        led: dict[Any, set[Partition]] = {}
+        for partition in partitions:
+            node = self._kafka._cluster.leader_for_partition(TopicPartition(*partition))  # noqa: SLF001 - as in topic_id
+            led.setdefault(None if node == -1 else node, set()).add(partition)
+        found: dict[Partition, str] = {}
+        for node, mine in led.items():
+            ids = self._ask_ids(node, {partition.topic for partition in mine}, limit)
+            found |= {partition: ids.get(partition.topic, "") for partition in mine}
+        if any(topic_id != self.topic_id(partition.topic) for partition, topic_id in found.items()):
+            self._kafka._cluster.request_update()  # noqa: SLF001 - what is known is old
+        return found
+
     def exists(self, topics: Iterable[str]) -> dict[str, bool]:
         """Whether there are such topics now: asks the broker."""
         with named_errors("topics"):
@@ -211,6 +261,26 @@ class Consumer:
             self._kafka.close(autocommit=False, timeout_ms=min(self._timeout_ms, 1000))
         self._begun.close()
 
+    def _state(self, partition: Partition) -> Any:
+        """kafka-python's of a partition that is assigned now. Its `position` asks brokers, and tells news of other ones."""
+        return self._kafka._subscription.assignment.get(TopicPartition(*partition))  # noqa: SLF001
+
+    def _ask_ids(self, node: Any, topics: Iterable[str], limit: int) -> dict[str, str]:
+        request = MetadataRequest(
+            topics=[MetadataRequest.MetadataRequestTopic(name=topic) for topic in topics],
+            allow_auto_topic_creation=False,
+            include_cluster_authorized_operations=False,
+            include_topic_authorized_operations=False,
+        )
+        manager = self._kafka._manager  # noqa: SLF001 - nothing public asks for single topics, or bypasses the cache
+
+        async def ask() -> Any:
+            return await manager.wait_for(manager.send(request, node_id=node), limit)
+
+        with named_errors("topics"):
+            answer = manager.run(ask)
+        return {told.name: str(told.topic_id) for told in answer.topics if told.topic_id and told.topic_id.int}
+
     def _finish_joining(self) -> None:
         """When a rebalance has begun and not ended, end it; Unavailable when that takes for ever.
 
@@ -229,10 +299,10 @@ class Consumer:
         with named_errors("join"):
             coordinator.poll(timeout_ms=int(REBALANCE_S * 1000))
 
-    def _of(self, partitions: Iterable[Partition] | None) -> list[Any]:
-        """Those of the partitions that are ours, as kafka-python names them."""
-        wanted = None if partitions is None else set(partitions)
-        return [place for place in self._kafka.assignment() if wanted is None or Partition(*place) in wanted]
+    def _states(self, partitions: Iterable[Partition] | None) -> list[Any]:
+        """kafka-python's of those of the partitions (None: of all) that are ours now."""
+        wanted = self._held if partitions is None else partitions
+        return [state for partition in wanted if (state := self._state(partition)) is not None]
 
     def _offsets(
         self, ask: Callable[..., Mapping[Any, int]], partitions: Iterable[Partition], timeout: float | None
@@ -246,29 +316,37 @@ class Consumer:
 
 
 class _Changes:
-    """What a group's rebalances did to the partitions, noted by kafka-python's thread until the next poll returns."""
+    """What a group's rebalances did to the partitions, noted by kafka-python's thread until the next poll returns.
+
+    `lock` is held while positions are moved or looked at, so that whoever sees one that was moved sees the note too.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._now: frozenset[Partition] | None = None
         self._elsewhere: set[Partition] = set()
         self._count = 0
 
     def lost(self, partitions: Iterable[Any]) -> None:
         """They may have been somebody else's, whoever has them next."""
-        with self._lock:
+        with self.lock:
             self._elsewhere.update(Partition(*place) for place in partitions)
             self._now = frozenset()
 
     def assigned(self, partitions: Iterable[Any]) -> None:
         """These and no others are ours now."""
-        with self._lock:
+        with self.lock:
             self._now = frozenset(Partition(*place) for place in partitions)
             self._count += 1
 
+    def taken(self, held: set[Partition]) -> set[Partition]:
+        """Those of `held` that are somebody else's by now, or were since the last `take`."""
+        with self.lock:
+            return set() if self._now is None else held - (self._now - self._elsewhere)
+
     def take(self, held: set[Partition]) -> tuple[set[Partition], set[Partition], int]:
         """What is lost and what is gained by someone who holds `held`, and in how many rebalances."""
-        with self._lock:
+        with self.lock:
             if self._now is None:
                 return set(), set(), 0
             lost = held - self._now | (held & self._elsewhere)
@@ -296,16 +374,18 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pytho
         self._held = set()
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """A rebalance has ended. What stayed ours goes on where it was, unless a rebalance went by that we did not see."""
+        """A rebalance has ended. What stayed ours goes on where it was, unless a rebalance went by that we did not see.
+
+        What went is noted also when it comes back by another rebalance, before anybody has asked.
+        """
         places = set(assigned)
         generation = self._kafka.group_metadata().generation_id
-        if generation != self._generation + 1:
-            self._changes.lost(self._held)
-            self._held = set()
-        for place in places - self._held:
-            self._kafka.seek(
-                place, 0
-            )  # somewhere, so that nothing is looked for: it is placed before it brings anything
-            self._kafka.pause(place)
+        stayed = self._held & places if generation == self._generation + 1 else set()
+        with self._changes.lock:
+            self._changes.lost(self._held - stayed)
+            for place in places - stayed:
+                # Somewhere, so that nothing is looked for: it is placed before it brings anything.
+                self._kafka.seek(place, 0)
+                self._kafka.pause(place)
+            self._changes.assigned(places)
         self._generation, self._held = generation, places
-        self._changes.assigned(places)

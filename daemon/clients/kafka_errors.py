@@ -17,6 +17,9 @@ _UNKNOWN_USER = (
     kafka_errors.IllegalSaslStateError,
 )
 
+_CLOSED = "NetworkSelector closed!"
+"""What kafka-python raises when a client was closed by another thread."""
+
 
 class NotAuthenticated(Refused):
     """The broker does not accept the user, the password or the mechanism."""
@@ -71,5 +74,11 @@ def named_errors(operation: str, undecodable: tuple[type[Exception], ...] = ()) 
         raise Refused(SERVICE, operation, str(error), "the topic's max.message.bytes is smaller") from error
     except kafka_errors.KafkaError as error:
         raise Unavailable(SERVICE, operation, str(error)) from error
+    except RuntimeError as error:
+        if str(error) == _CLOSED:  # by `stop`, while something was asked
+            raise Unavailable(SERVICE, operation, "the client is closed") from error
+        if not isinstance(error, undecodable):
+            raise
+        raise Unreadable(SERVICE, operation, f"{type(error).__name__}: {error}") from error
     except undecodable as error:
         raise Unreadable(SERVICE, operation, f"{type(error).__name__}: {error}") from error

@@ -25,6 +25,8 @@ class Place:
     """Tells the topic from another one of its name; empty where the broker does not say."""
     offset: int
     """The next one to be read."""
+    epoch: int = -1
+    """Of the leader who took the record before it; -1: not known."""
 
     def is_of(self, topic_id: str) -> bool:
         """Whether it is a place in this topic, as far as that is known."""

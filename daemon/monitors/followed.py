@@ -17,6 +17,8 @@ NOWHERE = -(2**62)
 """Where a partition stands that has brought nothing (slices.BEFORE, which is not imported: it needs numpy)."""
 
 
+SILENT = timedelta(seconds=15)
+"""What a worker has said of how far the logs go counts for so long."""
 FOREIGN = timedelta(seconds=15)
 """Partitions that no worker of ours reads are told after so long: members come and go."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +55,7 @@ class Followed:
     """Slot and role -> why nothing can be read there."""
     figures: dict[tuple[int, str], Mapping[str, int]] = field(default_factory=dict)
     places: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    """Slot -> which partitions there are, and which of them its worker has: `GroupSession.places`."""
+    """Slot -> which partitions there are, and which of them its worker has, by its last word: `GroupSession.places`; and `at`."""
     ails_since: datetime | None = None
     """Since when it does not reach its broker; None when it does."""
     ails_told: bool = False
@@ -106,6 +108,10 @@ class Followed:
         waited = [topic for topic in self._topics if topic == self.plan.labels or not self._is_idle(topic)]
         return far, min(map(self._slowest, waited or self._topics))
 
+    def heard(self, slot: int, places: Mapping[str, Any], now: datetime) -> None:
+        """What the worker of a slot says of the partitions."""
+        self.places[slot] = {**places, "at": now}
+
     def went(self, slot: int) -> None:
         """The worker of a slot has ended: what it said is no longer so."""
         self.places.pop(slot, None)
@@ -155,7 +161,7 @@ class Followed:
         self, name: tuple[str, int], places: Mapping[tuple[str, int], Mapping[str, Any]], now: datetime
     ) -> dict[str, Any]:
         place, head = places.get(name), self.heads.get(name)
-        lag = None if place is None else place["lag"]
+        lag = None if place is None or now - place["at"] > SILENT else place["lag"]
         age = None
         if lag and head is not None and head.written >= 0:
             age = round(max(now.timestamp() - head.written / 1000, 0.0), 3)
@@ -182,7 +188,7 @@ class Followed:
     def _places(self) -> dict[tuple[str, int], Mapping[str, Any]]:
         """The partitions that some worker has."""
         return {
-            (place["topic"], place["partition"]): place
+            (place["topic"], place["partition"]): {**place, "at": said["at"]}
             for said in list(self.places.values())
             for place in said["partitions"]
         }

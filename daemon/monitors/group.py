@@ -19,15 +19,15 @@ import orjson
 from daemon.clients.kafka_errors import OffsetsGone, Partition, Unreadable
 from daemon.clients.kafka_places import Gap, Place
 from daemon.clients.kafka_stepping import TRIES
-from daemon.core.canonical import content_id
-from daemon.core.errors import BadInput, ClientError, Unavailable
+from daemon.core.errors import ClientError, Unavailable
 from daemon.core.events import Event
 from daemon.intake import Batch
 from daemon.monitors.batches import batch_frame
 from daemon.monitors.formats import format_of
 from daemon.monitors.frames import Frame
-from daemon.monitors.grouplog import GroupLog, OpenLog, PartitionName
+from daemon.monitors.grouplog import GroupLog, OpenLog, PartitionName, missing
 from daemon.monitors.held import FAULTS
+from daemon.monitors.lulls import lull_over
 from daemon.monitors.partition import Champions, PartitionMonitor, Portion
 from daemon.monitors.plan import Champion, StreamPlan
 from daemon.monitors.session import CHECKPOINT_S, Times
@@ -138,13 +138,15 @@ class GroupSession:
                 self.problem = self._fault or self._wrong
             except ClientError as error:
                 return True, self._failed(error)
+        elif self._log is not None:
+            self._look_ahead(self._log)
         if self._wanted:
             wanted, self._wanted = self._wanted, []
             return True, Frame("want", {"stream": self.plan.name, "partitions": wanted})
         passed = self._times.monotonic() - self._stored_at
         due = not self._under_way and self._changed() and (passed >= CHECKPOINT_S or not busy)
         if due and self._kept() and self._archived():
-            return busy, self._checkpoint()
+            return busy, self._batch()
         return busy, None
 
     def take_notes(self) -> list[str]:
@@ -187,7 +189,7 @@ class GroupSession:
                 self._step_over(error.why)
         frame = None
         if not self._under_way and self._changed() and self._kept() and self._archived():
-            frame = self._checkpoint()
+            frame = self._batch()
         self._retry_at = self._times.monotonic() + self._pause
         self._pause = min(self._pause * 2, LONGEST_S)
         self._leave()
@@ -233,10 +235,10 @@ class GroupSession:
             self._seek_again(self._log, gone)
             return True
         now = self._times.monotonic()
-        anew = self._find_other_topics(self._log)
+        anew = self._look_for_other_topics(self._log)
         for name, portion in came.items():
             owned = self._owned.get(name)
-            if owned is None or owned.monitor is None or name[0] in anew:
+            if owned is None or owned.monitor is None or name in anew:
                 continue
             self._add(name, owned, portion, now)
         self._pace(self._log)
@@ -251,7 +253,8 @@ class GroupSession:
         self._unreadable = 0
         self._rows += len(portion.values)
         if portion.values and owned.monitor.head.idle and owned.monitor.head.frontier.closed > BEFORE:
-            self._tell_lull(owned.monitor.head, portion.offsets[0])
+            lull = lull_over(self.plan.name, owned.monitor.head, portion.offsets[0], self._times.now())
+            self._events[lull.id] = lull
         if owned.monitor.head.offset < owned.careful:
             owned.monitor.add_carefully(portion)
             return
@@ -278,7 +281,7 @@ class GroupSession:
         """Ask the broker how far its logs go. That it answers is the health; what lies between is the lag."""
         monitors = dict(self._monitors())
         try:
-            self._wrong = self._missing(log)
+            self._wrong = missing(log, self.plan, unsure=not self._owned)
             self._ends = dict(log.ends(list(monitors), ANSWER_S))
         except Unavailable:
             if now - self._answered_at > log.timeout:
@@ -293,20 +296,23 @@ class GroupSession:
             if self._is_quiet(name, now) and self._ends.get(name, -1) <= monitor.head.offset:
                 monitor.close(self._far.get(name[0], BEFORE))
 
+    def _look_ahead(self, log: GroupLog) -> None:
+        """How far the logs go while nothing is read of them: what waits is the lag."""
+        now = self._times.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        try:
+            self._ends = dict(log.ends([name for name, _ in self._monitors()], ANSWER_S))
+        except ClientError:
+            self._ends.clear()
+
     def _is_quiet(self, name: PartitionName, now: float) -> bool:
         """Whether a partition has brought nothing for a while, and may have slices that are open for want of it."""
         owned = self._owned[name]
         if owned.monitor is None or owned.paused or now - owned.came_at < self.plan.idle:
             return False
         return not owned.monitor.head.idle or owned.monitor.head.frontier.closed < self._far.get(name[0], BEFORE)
-
-    def _missing(self, log: GroupLog) -> str:
-        topics = [topic for topic in (self.plan.predictions, self.plan.labels) if topic]
-        asked = [topic for topic in topics if not log.partitions(topic)]
-        if not self._owned and not asked:
-            asked = topics[:1]  # nothing is ours, so nothing else would tell whether the broker is there
-        missing = [topic for topic in asked if not log.exists(topic)]
-        return f"there is no topic {', '.join(missing)}: create it, or correct config.yaml" if missing else ""
 
     # -- where there is nothing to read any more
 
@@ -316,29 +322,39 @@ class GroupSession:
             if Partition(*name) in gone.partitions:
                 self._go_on(log, name, monitor)
 
-    def _find_other_topics(self, log: GroupLog) -> frozenset[str]:
-        """Topics that were deleted and made anew, and may be full enough that our place is in them: their ids tell.
+    def _look_for_other_topics(self, log: GroupLog) -> frozenset[PartitionName]:
+        """Partitions whose topic was deleted and made anew, and may be full enough that our place is in them.
 
-        What a poll brought of them is not added: it is read again from the start.
+        Ids tell; what is known of them may be older or newer than what was read, so brokers have the last word.
         """
         ids = {topic: log.topic_id(topic) for topic in {topic for topic, _ in self._owned}}
-        anew: set[str] = set()
-        for name, monitor in list(self._monitors()):
-            if not monitor.head.is_of(ids[name[0]]) and name[1] < log.partitions(name[0]):
-                anew.add(name[0])
-                self._go_on(log, name, monitor)
+        odd = [
+            name
+            for name, monitor in self._monitors()
+            if not monitor.head.is_of(ids[name[0]]) and name[1] < log.partitions(name[0])
+        ]
+        return self._leave_old_topics(log, odd) if odd else frozenset()
+
+    def _leave_old_topics(self, log: GroupLog, names: Sequence[PartitionName]) -> frozenset[PartitionName]:
+        """Those of the partitions whose topic is not there any more, but another one of its name.
+
+        What was read and is not stored may be of either: it is forgotten, and the new topic is read from its start.
+        """
+        ids = log.topic_ids(names, ANSWER_S)
+        anew = [name for name, monitor in self._monitors() if not monitor.head.is_of(ids.get(name, ""))]
+        self._ask_again(anew)
         return frozenset(anew)
 
     def _go_on(self, log: GroupLog, name: PartitionName, monitor: PartitionMonitor) -> None:
         head = monitor.head
-        place, gap = log.seek(name, Place(head.topic_id, head.offset), head.written)
+        place, gap = log.seek(name, _place(head), head.written)
         self._move(name, monitor, place, gap)
         if self._owned[name].paused:
             log.pause([name])
 
     def _move(self, name: PartitionName, monitor: PartitionMonitor, place: Place, gap: Gap | None) -> None:
         assert self._log is not None
-        monitor.move(place.offset, place.topic_id, max(1, self._log.partitions(name[0])))
+        monitor.move(place, max(1, self._log.partitions(name[0])))
         if gap is not None:
             self._tell(gap, monitor)
             self._careful.pop(name, None)
@@ -355,25 +371,14 @@ class GroupSession:
                 self.problem = str(error)
                 return
             if offset is not None:
-                before, after = Place(head.topic_id, head.offset), Place(head.topic_id, offset)
-                gap = Gap(Partition(*name), before, after, f"a batch in the log cannot be decoded: {why}")
+                after = Place(head.topic_id, offset)
+                gap = Gap(Partition(*name), _place(head), after, f"a batch in the log cannot be decoded: {why}")
                 self._move(name, monitor, after, gap)
                 self._unreadable = 0
 
     def _tell(self, gap: Gap, monitor: PartitionMonitor) -> None:
         event = gap.event("stream", self.plan.name, instant(self._times.now()), monitor.head.base)
         self._events[event.id] = event
-
-    def _tell_lull(self, head: Head, offset: int) -> None:
-        """What was closed because nothing came, now that something does: who measures again needs to know."""
-        place = head.base + offset
-        data = {
-            "stream": self.plan.name, "topic": head.topic, "partition": head.partition, "offset": offset, "place": place,
-            "until": instant(head.frontier.closed).isoformat(),
-        }  # fmt: skip
-        number = content_id("partition.closed", self.plan.name, head.topic, head.partition, place)
-        now = instant(self._times.now())
-        self._events[number] = Event(number, f"stream:{self.plan.name}", "partition.closed", self.plan.name, now, data)
 
     def _monitors(self) -> Iterator[tuple[PartitionName, PartitionMonitor]]:
         """The partitions that are read."""
@@ -403,8 +408,7 @@ class GroupSession:
         decoder = format_of(self.plan, head, stored)
         send = log.send if self.plan.dead_letter_topic else None
         monitor = PartitionMonitor(self.plan, self._champions, head, stored, decoder, send)
-        before = None if known is None else Place(head.topic_id, head.offset)
-        place, gap = log.seek(name, before, head.written)
+        place, gap = log.seek(name, None if known is None else _place(head), head.written)
         self._owned[name] = _Owned(monitor, self._times.monotonic(), careful=self._careful.get(name, -1))
         self._move(name, monitor, place, gap)
         log.resume([name])
@@ -413,6 +417,15 @@ class GroupSession:
 
     def _changed(self) -> bool:
         return any(monitor.changed for _, monitor in self._monitors())
+
+    def _batch(self) -> Frame | None:
+        """What is to be stored, once brokers have said that it is of the topics that are known; None when they do not."""
+        assert self._log is not None
+        try:
+            self._leave_old_topics(self._log, [name for name, monitor in self._monitors() if monitor.changed])
+        except ClientError:
+            return None
+        return self._checkpoint() if self._changed() else None
 
     def _checkpoint(self) -> Frame:
         monitors = {name: monitor for name, monitor in self._monitors() if monitor.changed}
@@ -433,19 +446,5 @@ class GroupSession:
         return replace(frame, body={**frame.body, "role": "partitions", "heads": heads})
 
 
-def open_group(frame: Frame, open_log: OpenLog, times: Times) -> GroupSession:
-    """The session that an `open` frame of the role `partitions` asks for. BadInput when it cannot be made."""
-    body = frame.body
-    try:
-        session = GroupSession(StreamPlan.from_json(body["plan"]), open_log, times)
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"the plan of a stream cannot be read: {error!r}") from error
-    for model, champion in body["champions"].items():
-        session.champion(model, Champion(**champion))
-    session.frontier(*_frontier(body))
-    return session
-
-
-def _frontier(body: Mapping[str, Any]) -> tuple[dict[str, int], int]:
-    far, tail = body["frontier"]
-    return dict(far), int(tail)
+def _place(head: Head) -> Place:
+    return Place(head.topic_id, head.offset, head.epoch)

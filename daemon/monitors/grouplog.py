@@ -58,6 +58,12 @@ class GroupLog(Protocol):
         """What tells the topic from another one of its name, as far as is known; empty when it is not."""
         ...
 
+    def topic_ids(self, names: Sequence[PartitionName], seconds: float) -> Mapping[PartitionName, str]:
+        """The same for the partitions' topics by the word of their brokers, asked now: what polls have brought until now is
+        of these topics or of earlier ones, whatever `topic_id` knows.
+        """
+        ...
+
     def exists(self, topic: str) -> bool:
         """Whether there is such a topic: asks the broker."""
         ...
@@ -83,3 +89,13 @@ OpenLog = Callable[
     [StreamPlan, Callable[[Sequence[PartitionName]], None], Callable[[Sequence[PartitionName]], None]], GroupLog
 ]
 """Joins the group of a stream; told are the partitions that came and those that went."""
+
+
+def missing(log: GroupLog, plan: StreamPlan, *, unsure: bool) -> str:
+    """What to tell of topics that are not there; empty when all are. `unsure`: nothing else tells that the broker is there."""
+    topics = [topic for topic in (plan.predictions, plan.labels) if topic]
+    asked = [topic for topic in topics if not log.partitions(topic)]
+    if unsure and not asked:
+        asked = topics[:1]
+    gone = [topic for topic in asked if not log.exists(topic)]
+    return f"there is no topic {', '.join(gone)}: create it, or correct config.yaml" if gone else ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from daemon.clients.kafka import Consumer, Reading, Record
+from daemon.clients.kafka import Consumer, Position, Reading, Record
 from daemon.clients.kafka_errors import OffsetsGone, Partition
 from daemon.clients.kafka_letters import Letter, LetterTopic
 from daemon.clients.kafka_places import CUT, Gap, Place, gap_of
@@ -34,6 +34,8 @@ class KafkaLog:
         """What comes next of the partitions that are read."""
         self._cut: dict[Partition, int | None] = {}
         """Partitions whose log was cut, and where known up to which offset it is the one that was read."""
+        self._doubted: set[Partition] = set()
+        """Partitions whose log ends before our place, and whose broker was asked up to where it is the one that was read."""
         self._connection = connection(plan.broker)
         self._letters = LetterTopic(self._connection, plan.name, plan.dead_letter_topic)
         self._consumer = Consumer(self._connection, plan.name, plan.group, READING)
@@ -56,15 +58,16 @@ class KafkaLog:
             self._went(list(map(_name, polled.lost)))
         if polled.gained:
             self._came(list(map(_name, polled.gained)))
-        positions = self._consumer.positions()
+        reached = self._consumer.reached()
         portions = {
             _name(partition): (_events if self._has_events(partition) else _portion)(
                 polled.records.get(partition, ()), position
             )
-            for partition, position in positions.items()
-            if position != self._next.get(partition, -1)
+            for partition, position in reached.items()
+            if position.offset != self._next.get(partition, -1)
         }
-        self._next = positions
+        self._next = {partition: position.offset for partition, position in reached.items()}
+        self._doubted -= {partition for partition in self._doubted if _name(partition) in portions}
         return portions
 
     def _has_events(self, partition: Partition) -> bool:
@@ -73,17 +76,17 @@ class KafkaLog:
     def seek(self, name: PartitionName, before: Place | None, written: int) -> tuple[Place, Gap | None]:
         """See GroupLog."""
         partition = Partition(*name)
-        topic_id = self._consumer.topic_id(partition.topic)
+        topic_id = self._consumer.topic_ids([partition])[partition]
         first = self._consumer.starts([partition])[partition]
         end = self._consumer.ends([partition])[partition]
         gap: Gap | None = None
         there = Place(topic_id, first)
         if before is not None:
             gap = self._gap(partition, before, topic_id, (first, end), written)
-            there = Place(topic_id, before.offset) if gap is None else gap.after
+            there = replace(before, topic_id=topic_id or before.topic_id) if gap is None else gap.after
         self._cut.pop(partition, None)
-        self._consumer.seek(partition, there.offset)
-        self._consumer.place({partition: there.offset})
+        self._consumer.seek(partition, there.offset, there.epoch)
+        self._consumer.place({partition: there.offset}, {partition: there.epoch})
         self._next[partition] = there.offset
         return there, gap
 
@@ -107,6 +110,11 @@ class KafkaLog:
     def topic_id(self, topic: str) -> str:
         """See GroupLog."""
         return self._consumer.topic_id(topic)
+
+    def topic_ids(self, names: Sequence[PartitionName], seconds: float) -> Mapping[PartitionName, str]:
+        """See GroupLog."""
+        found = self._consumer.topic_ids([Partition(*name) for name in names], seconds)
+        return {_name(partition): topic_id for partition, topic_id in found.items()}
 
     def exists(self, topic: str) -> bool:
         """See GroupLog."""
@@ -143,6 +151,9 @@ class KafkaLog:
         if gap is None or gap.why != CUT:
             return gap
         known = self._cut.get(partition)
+        if before.epoch >= 0 and partition not in self._cut and partition not in self._doubted:
+            self._doubted.add(partition)
+            return None  # the next poll tells up to where it is the log that was read
         if known is None:
             found = None if written < 0 else self._consumer.written_after(partition, written)
             known = there[1] if found is None else found
@@ -168,14 +179,14 @@ def _name(partition: Partition) -> PartitionName:
     return partition.topic, partition.number
 
 
-def _events(records: Sequence[Record], position: int) -> Portion:
+def _events(records: Sequence[Record], position: Position) -> Portion:
     """Of records whose headers say what they are; such a one without a value is an event without a body."""
     there = [record for record in records if record.value is not None or is_event(record.headers)]
     values = [line_of_record(record.headers, record.value or b"") for record in there]
-    return Portion(values, [record.offset for record in there], [record.timestamp for record in there], position)
+    return Portion(values, [record.offset for record in there], [record.timestamp for record in there], *position)
 
 
-def _portion(records: Sequence[Record], position: int) -> Portion:
+def _portion(records: Sequence[Record], position: Position) -> Portion:
     there = [record for record in records if record.value is not None]
     values = [record.value for record in there if record.value is not None]
-    return Portion(values, [record.offset for record in there], [record.timestamp for record in there], position)
+    return Portion(values, [record.offset for record in there], [record.timestamp for record in there], *position)

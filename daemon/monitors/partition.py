@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import orjson
 
+from daemon.clients.kafka_places import Place
 from daemon.core.columns import Bools, Integers, coded
 from daemon.core.panes import empty, observe
 from daemon.core.problems import Problem
@@ -56,6 +57,8 @@ class Portion:
     """When each was written, as its record says, in ms since 1970."""
     next: int
     """The offset behind all that the poll brought."""
+    epoch: int = -1
+    """Of the leader who took the record before it; -1: not known."""
 
     def records(self, which: Sequence[Malformed]) -> dict[int, tuple[bytes, int]]:
         """Value and timestamp of the records that are meant, by offset."""
@@ -176,7 +179,9 @@ class PartitionMonitor:
         frontier = self.head.frontier
         complete = max(self.head.complete, frontier.complete(self._slicing))
         idle = self.head.idle and not self._portion.values  # marks of transactions and tombstones end no lull
-        self.head = replace(self.head, offset=portion.next, complete=complete, idle=idle, written=written)
+        self.head = replace(
+            self.head, offset=portion.next, epoch=self._portion.epoch, complete=complete, idle=idle, written=written
+        )
         self._note_format()
         self._portion = _NOTHING
         self._forget_complete()
@@ -188,17 +193,17 @@ class PartitionMonitor:
                 self.add(Portion((value,), (offset,), (timestamp,), offset + 1))
             except FAULTS as error:
                 self.reject(value, offset, f"it cannot be measured ({type(error).__name__}: {error})")
-        self.add(Portion((), (), (), portion.next))
+        self.add(Portion((), (), (), portion.next, portion.epoch))
 
-    def move(self, offset: int, topic_id: str, of: int) -> None:
-        """Go on at this offset of this topic, which has `of` partitions: what lies before it is gone, or was read."""
-        self.head = replace(self.head.move(offset, topic_id), of=of)
+    def move(self, place: Place, of: int) -> None:
+        """Go on at this place of a topic which has `of` partitions: what lies before it is gone, or was read."""
+        self.head = replace(self.head.move(place.offset, place.topic_id), epoch=place.epoch, of=of)
 
     def reject(self, value: bytes, offset: int, reason: str) -> None:
         """The next record cannot be measured."""
         self._portion = Portion((value,), (offset,), (self.head.written,), offset + 1)
         self._letter((Malformed(offset, reason, value),))
-        self.head = replace(self.head, offset=offset + 1, idle=False)
+        self.head = replace(self.head, offset=offset + 1, epoch=-1, idle=False)
         self._portion = _NOTHING
 
     def close(self, time: int) -> None:
@@ -246,7 +251,7 @@ class PartitionMonitor:
             else:
                 self._letter((Malformed(offset, reason, value),))
         values, offsets, timestamps = zip(*fit, strict=True) if fit else ((), (), ())
-        return Portion(values, offsets, timestamps, portion.next)
+        return Portion(values, offsets, timestamps, portion.next, portion.epoch)
 
     def _predict(self, raw: Raw, landed: Integers) -> None:
         rows, malformed = predictions(raw, self._plan, LogClock(landed, self.head.frontier))

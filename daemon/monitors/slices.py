@@ -106,6 +106,8 @@ class Head:
     """Requests and responses that never found each other (format kserve)."""
     written: int = -1
     """When the last record that was read had been written, as it says (ms since 1970); -1: not known."""
+    epoch: int = -1
+    """Of the leader who took the record before the offset; -1: not known. By it a broker knows whether its log was cut."""
 
     @property
     def name(self) -> str:

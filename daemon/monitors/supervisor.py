@@ -217,7 +217,7 @@ class Supervisor:
                         self._streams[name].figures[slot.number, role] = figures
                 for name, places in body.get("places", {}).items():
                     if name in self._streams:
-                        self._streams[name].places[slot.number] = places
+                        self._streams[name].heard(slot.number, places, self._clock())
                 self._health = replace(self._health, problem=self._problem())
                 self._open_streams(intake)
             case "batch" if stream is not None:

@@ -20,7 +20,7 @@ from daemon.core.errors import BadInput
 from daemon.monitors.closing import ClosingSession, open_closing
 from daemon.monitors.evidence import Samples
 from daemon.monitors.frames import Frame, read_frame, write_frame
-from daemon.monitors.group import GroupSession, open_group
+from daemon.monitors.lane import Lane, open_group
 from daemon.monitors.logs import open_log
 from daemon.monitors.plan import Champion
 from daemon.monitors.session import Session, Times, Unmeasurable, open_session
@@ -66,6 +66,8 @@ ALIVE_S = 2.0
 """A sign of life so often."""
 REST_S = 0.2
 """How long to rest when no stream has anything."""
+LEAVE_S = 2.0
+"""How long the streams' topics may take at the end to leave their groups: somebody else takes over sooner then."""
 
 
 class Worker:
@@ -73,6 +75,7 @@ class Worker:
 
     def __init__(self, daemon: IO[bytes], times: Times) -> None:
         self._daemon = daemon
+        self._telling = threading.Lock()
         self._times = times
         self._inbox: queue.Queue[Frame | None] = queue.Queue(INBOX)
         self._stop = threading.Event()
@@ -100,12 +103,14 @@ class Worker:
             if self._times.monotonic() - self._alive_at >= ALIVE_S:
                 self._alive_at = self._times.monotonic()
                 told = [[*name, session.problem, session.figures()] for name, session in self._sessions.items()]
-                places = {
-                    name[0]: one.places() for name, one in self._sessions.items() if isinstance(one, GroupSession)
-                }
+                places = {name[0]: one.places() for name, one in self._sessions.items() if isinstance(one, Lane)}
                 self._tell(Frame("alive", {"sessions": told, "places": places}))
         for session in self._sessions.values():
             session.close()
+        until = self._times.monotonic() + LEAVE_S
+        for session in self._sessions.values():
+            if isinstance(session, Lane):
+                session.left(max(until - self._times.monotonic(), 0.0))
 
     def _take(self, seconds: float) -> None:
         """Handle what is in the inbox; wait for something at most so long."""
@@ -156,34 +161,36 @@ class Worker:
                 session.stored()
             case "parts", ClosingSession():
                 session.parts(frame)
-            case "partitions", GroupSession():
+            case "partitions", Lane():
                 session.opened(frame)
-            case "fenced", GroupSession():
+            case "fenced", Lane():
                 session.fenced()
-            case "frontier", GroupSession():
+            case "frontier", Lane():
                 session.frontier(body["far"], body["tail"])
 
     def _open(self, frame: Frame) -> None:
         name = (frame.body["plan"]["name"], frame.body["role"])
-        self._close(name)
+        before = self._close(name)
         try:
-            self._sessions[name] = self._session(frame)
+            self._sessions[name] = self._session(frame, before)
         except BadInput as error:
             self._tell(Frame("failed", {"stream": name[0], "role": name[1], "why": str(error)}))
 
-    def _session(self, frame: Frame) -> Measured:
+    def _session(self, frame: Frame, before: Measured | None) -> Measured:
         match frame.body["role"]:
             case "partitions":
-                return open_group(frame, open_log, self._times)
+                group = open_group(frame, open_log, self._times)
+                return Lane(group, self._tell, self._times, before if isinstance(before, Lane) else None)
             case "windows":
                 return open_closing(frame, self._samples, self._times)
             case _:
                 return open_session(frame, self._samples, self._times, self._stop)
 
-    def _close(self, name: tuple[str, str]) -> None:
+    def _close(self, name: tuple[str, str]) -> Measured | None:
         session = self._sessions.pop(name, None)
         if session is not None:
             session.close()
+        return session
 
     def _report(self, frame: Frame) -> None:
         body = frame.body
@@ -203,7 +210,8 @@ class Worker:
 
     def _tell(self, frame: Frame) -> None:
         try:
-            write_frame(self._daemon, frame)
+            with self._telling:
+                write_frame(self._daemon, frame)
         except OSError:  # nobody listens: the daemon is gone
             self._stop.set()
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from daemon.clients.kafka import Consumer, Record
@@ -97,7 +97,7 @@ class Reading:
             return
         if self._gained:
             self._place()
-        self._find_other_topics()
+        self._look_for_other_topics()
         if records:
             self._take(records)
 
@@ -112,7 +112,15 @@ class Reading:
     # -- records
 
     def _take(self, found: Mapping[Partition, Sequence[Record]]) -> None:
-        """Store the events of these records, with the places behind them."""
+        """Store the events of these records, with the places behind them.
+
+        What is known of the topics may be older than the records: it is asked for now, and nothing of a topic that was made
+        anew is taken with the place in the one before it.
+        """
+        anew = self._find_other_topics(self._consumer.topic_ids(found))
+        found = {partition: records for partition, records in found.items() if partition not in anew}
+        if not found:
+            return
         now = self._around.clock()
         events: list[Event] = []
         problems: list[Problem] = []
@@ -136,11 +144,11 @@ class Reading:
 
     def _places(self, partitions: Iterable[Partition]) -> dict[Partition, Place]:
         """Where we are now in those of them that are still ours."""
-        positions = self._consumer.positions()
+        reached = self._consumer.reached()
         return {
-            partition: Place(self._stored[partition].topic_id, positions[partition])
+            partition: Place(self._stored[partition].topic_id, *reached[partition])
             for partition in partitions
-            if partition in positions and partition in self._stored
+            if partition in reached and partition in self._stored
         }
 
     def _store(
@@ -181,7 +189,7 @@ class Reading:
     def _place(self) -> None:
         """Begin to read partitions that have become ours: where the store says, or where the source is to start."""
         fresh = sorted(self._gained)
-        ids = {partition: self._consumer.topic_id(partition.topic) for partition in fresh}
+        ids = self._consumer.topic_ids(fresh)
         starts, ends = self._consumer.starts(fresh), self._consumer.ends(fresh)
         known = {partition: self._known(partition) for partition in fresh}
         gaps: list[Gap] = []
@@ -193,14 +201,19 @@ class Reading:
                 places[partition] = Place(ids[partition], ends[partition] if late else starts[partition])
                 continue
             gap = gap_of(partition, before, ids[partition], starts[partition], ends[partition])
+            if gap is not None and gap.why == CUT and before.epoch >= 0:
+                gap = None  # the next poll tells up to where it is the log that was read
             if gap is not None:
                 gaps.append(gap)
-            places[partition] = gap.after if gap is not None else Place(ids[partition], before.offset)
+            places[partition] = (
+                gap.after if gap is not None else replace(before, topic_id=ids[partition] or before.topic_id)
+            )
         self._stored |= places
         changed = {partition: place for partition, place in places.items() if place != known[partition]}
         if changed:
             self._store([gap.event("kafka", self._name, self._around.clock()) for gap in gaps], changed)
-        self._consumer.place({partition: place.offset for partition, place in places.items()})
+        offsets = {partition: place.offset for partition, place in places.items()}
+        self._consumer.place(offsets, {partition: place.epoch for partition, place in places.items()})
         self._gained -= places.keys()
 
     def _known(self, partition: Partition) -> Place | None:
@@ -213,29 +226,49 @@ class Reading:
 
     def _find_gaps(self, gone: OffsetsGone) -> None:
         """Places that are not in the log: say what is lost, and go on where there is something."""
-        self._find_other_topics()
-        mine = sorted(partition for partition in gone.partitions if partition in self._stored)
+        asked = [partition for partition in gone.partitions if partition in self._stored]
+        anew = self._find_other_topics(self._consumer.topic_ids(asked))
+        mine = sorted(partition for partition in asked if partition not in anew and partition not in self._gained)
         starts, ends = self._consumer.starts(mine), self._consumer.ends(mine)
-        positions = self._consumer.positions()
+        reached = self._consumer.reached()
         for partition in mine:
-            topic_id = self._stored[partition].topic_id
-            before = Place(topic_id, positions.get(partition, self._stored[partition].offset))
-            gap = gap_of(partition, before, topic_id, starts[partition], ends[partition])
-            if gap is None and gone.cut:
-                gap = Gap(partition, before, Place(topic_id, gone.ends.get(partition, starts[partition])), CUT)
+            if partition not in reached or partition not in self._stored:
+                continue  # it is somebody else's by now
+            before = Place(self._stored[partition].topic_id, *reached[partition])
+            gap = gap_of(partition, before, before.topic_id, starts[partition], ends[partition])
+            if gone.cut or (gap is not None and gap.why == CUT):
+                known = gone.ends.get(partition, starts[partition])
+                offset = min(max(known, starts[partition]), ends[partition])
+                gap = Gap(partition, before, Place(before.topic_id, offset), CUT)
             if gap is not None:
                 self._go_on_behind(gap)
 
-    def _find_other_topics(self) -> None:
-        """A topic may have been deleted and made anew, and be full enough that our place is in it: its id tells."""
-        for partition, place in list(self._stored.items()):
-            topic_id = self._consumer.topic_id(partition.topic)
-            if partition in self._gained or place.is_of(topic_id):
+    def _look_for_other_topics(self) -> None:
+        """A topic may have been deleted and made anew, and be full enough that our place is in it: its id tells.
+
+        What is known of the ids may be older than the places, so brokers have the last word.
+        """
+        odd = [
+            partition
+            for partition, place in self._stored.items()
+            if partition not in self._gained and not place.is_of(self._consumer.topic_id(partition.topic))
+        ]
+        if odd:
+            self._find_other_topics(self._consumer.topic_ids(odd))
+
+    def _find_other_topics(self, ids: Mapping[Partition, str]) -> frozenset[Partition]:
+        """Those of the partitions whose topic was made anew, by its id: they are read from their start."""
+        found: set[Partition] = set()
+        for partition, topic_id in ids.items():
+            place = self._stored.get(partition)
+            if place is None or partition in self._gained or place.is_of(topic_id):
                 continue
+            found.add(partition)
             (start,) = self._consumer.starts([partition]).values()
             gap = gap_of(partition, place, topic_id, start, start)
             if gap is not None:
                 self._go_on_behind(gap)
+        return frozenset(found)
 
     def _go_on_behind(self, gap: Gap) -> None:
         self._store([gap.event("kafka", self._name, self._around.clock())], {gap.partition: gap.after})
@@ -262,8 +295,9 @@ class Reading:
         lag = sum(max(ends[partition] - offset, 0) for partition, offset in positions.items() if partition in ends)
         self._around.pulse.behind(lag, self._last if lag else None)
         moved = {p: place for p, place in self._places(self._stored).items() if place != self._stored[p]}
+        anew = self._find_other_topics(self._consumer.topic_ids(moved)) if moved else frozenset()
         if moved:  # behind marks of transactions, which are no records
-            self._store([], moved)
+            self._store([], {partition: place for partition, place in moved.items() if partition not in anew})
         told = {partition: place.offset for partition, place in self._stored.items()}
         if told != self._told:
             self._consumer.commit(told)

@@ -70,9 +70,9 @@ def cursor_name(source: str, partition: Partition) -> str:
 
 def cursor_of(source: str, partition: Partition, place: Place) -> Cursor:
     """A place as it is stored."""
-    return Cursor(cursor_name(source, partition), {"topic": place.topic_id, "next": place.offset})
+    return Cursor(cursor_name(source, partition), {"topic": place.topic_id, "next": place.offset, "epoch": place.epoch})
 
 
 def place_of(stored: Mapping[str, Any] | None) -> Place | None:
     """The place that was stored."""
-    return None if stored is None else Place(stored["topic"], stored["next"])
+    return None if stored is None else Place(stored["topic"], stored["next"], stored.get("epoch", -1))

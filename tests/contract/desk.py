@@ -144,6 +144,6 @@ def running(source: Source, desk: Desk) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive(), "the source does not stop"
         assert raised == []

@@ -45,6 +45,8 @@ class Topics:
 
     logs: dict[PartitionName, Log]
     ids: dict[str, str] = field(default_factory=dict)
+    word: dict[str, str] = field(default_factory=dict)
+    """What the brokers say of the ids when they are asked, where that is not what is known."""
     fault: ClientError | None = None
     """What it says instead of an answer to questions."""
     refused: str = ""
@@ -82,8 +84,8 @@ class Topics:
 
     def seek(self, name: PartitionName, before: Place | None, written: int) -> tuple[Place, Gap | None]:
         """See GroupLog."""
-        log, topic_id = self.logs[name], self.topic_id(name[0])
-        gap = before and gap_of(Partition(*name), before, topic_id, log.start, len(log.records))
+        log, (topic_id,) = self.logs[name], self.topic_ids([name], 1.0).values()
+        gap = None if before is None else gap_of(Partition(*name), before, topic_id, log.start, len(log.records))
         there = gap.after if gap else Place(topic_id, before.offset if before else log.start)
         self.at[name] = there.offset
         return there, gap
@@ -109,6 +111,12 @@ class Topics:
     def topic_id(self, topic: str) -> str:
         """See GroupLog."""
         return self.ids.get(topic, "")
+
+    def topic_ids(self, names: Sequence[PartitionName], seconds: float) -> Mapping[PartitionName, str]:
+        """See GroupLog."""
+        if self.fault is not None:
+            raise self.fault
+        return {name: self.word.get(name[0]) or self.topic_id(name[0]) for name in names}
 
     def exists(self, topic: str) -> bool:
         """See GroupLog."""
@@ -228,6 +236,37 @@ def test_a_topic_that_is_made_anew_is_read_from_its_start(share: Share, topics: 
     assert sum(share.rows()) == 120
     (head,) = [json.loads(blob) for key, blob in share.store.states.items() if key.endswith("/head")]
     assert (head["offset"], head["rows"], head["topic_id"]) == (80, 120, "two")
+
+
+def test_rows_of_a_topic_made_anew_that_come_before_its_id_is_known_are_not_stored(
+    share: Share, topics: Topics
+) -> None:
+    """Our place is in the new log, and what is known of the topic is old: brokers are asked before anything is stored."""
+    share.run()
+    topics.logs["predictions", 0] = Log(predictions(80, first=1000))
+    topics.word["predictions"] = "two"
+    share.run(steps=30)
+    assert share.gaps() == [(0, 40, 0, None)]
+    topics.ids["predictions"] = "two"
+    share.run()
+    share.finish()
+
+    assert share.gaps() == [(0, 40, 0, None)]
+    assert sum(share.rows()) == 120
+
+
+def test_while_brokers_do_not_say_which_topics_there_are_nothing_is_stored(share: Share, topics: Topics) -> None:
+    """What cannot be told apart waits; it is stored as soon as they answer."""
+    share.run()
+    before = share.store.batches
+    topics.logs["predictions", 0].records += predictions(40, first=40)
+    topics.fault = Unavailable("kafka", "topics", "no answer")
+    share.run(steps=3)
+    assert share.store.batches == before
+    topics.fault = None
+    share.run()
+    share.finish()
+    assert sum(share.rows()) == 80
 
 
 def test_a_topic_that_is_made_anew_with_fewer_partitions_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,24 @@ def placed(number: int, **more: Any) -> Message:
 def numbers(desk: Desk) -> list[int]:
     """The numbers of the events that came, in the order of the store."""
     return [event["payload"] for event in desk.events("message.received")]
+
+
+@contextmanager
+def older_log(broker: Broker, topic: str, kept: Path) -> Iterator[None]:
+    """What is written meanwhile to the topic's first partition is lost: its broker comes back with an older copy of the log.
+
+    As when a replica that has not got the newest records becomes the leader. The broker is restarted on entry too, so that
+    what is lost has an epoch of its own.
+    """
+    log = broker.folder / "data" / f"{topic}-0"
+    broker.stop()
+    shutil.copytree(log, kept / log.name)
+    broker.start()
+    yield
+    broker.stop()
+    shutil.rmtree(log)
+    shutil.copytree(kept / log.name, log)
+    broker.start()
 
 
 def gaps(desk: Desk) -> list[tuple[int, int, int, int | None]]:

@@ -41,6 +41,11 @@ class Proxy:
         for one in (self._listening, *self._sockets):
             one.close()
 
+    @property
+    def connections(self) -> int:
+        """How many have been made."""
+        return len(self._sockets) // 2
+
     def _begin(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments)  # type: ignore[arg-type]
         self._threads.append(thread)

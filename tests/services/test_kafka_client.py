@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from structlog.testing import capture_logs
 
 from daemon.clients.kafka import Consumer, Reading
@@ -22,7 +23,7 @@ from daemon.kafkaparts import KafkaConnection, Tls
 from daemon.story.broker import Broker
 from daemon.story.topics import Message, Topics
 from tests.contract.desk import eventually
-from tests.services.kafkas import only, plain, read, scram
+from tests.services.kafkas import older_log, only, plain, read, scram
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("broker")]
 FEW = Reading(session_s=6)
@@ -155,6 +156,95 @@ def test_members_of_a_group_share_and_take_over(broker: Broker, topics: Topics, 
         assert {(one.offset, one.value) for one in read(first, 2)} == {(0, b"x")}
 
 
+def test_a_rebalance_between_two_polls_moves_no_position(broker: Broker, topics: Topics, topic: str) -> None:
+    """What went and came back meanwhile has no position any more; the next poll tells that it was lost and is gained."""
+    topics.send(topic, [Message(b"x")] * 4)
+    place = TopicPartition(topic, 0)
+    with closing(Consumer(plain(broker.address), "test", topic, FEW)) as consumer:
+        consumer.subscribe([topic])
+        assert len(read(consumer, 4)) == 4
+        assert consumer.reached() == {only(topic): (4, 0)}
+        kafka = consumer._kafka
+
+        def looked_after(holds: Callable[[], bool]) -> None:
+            """By kafka-python alone: as between two polls of ours, when brokers are slow to share partitions out."""
+
+            def once() -> bool:
+                consumer._finish_joining()
+                kafka.poll(timeout_ms=50)
+                return holds()
+
+            eventually(once)
+
+        topics.delete(topic)
+        looked_after(lambda: place not in kafka.assignment())
+        assert consumer.positions() == {}
+        topics.create(topic)
+        topics.send(topic, [Message(b"y")] * 9)
+        looked_after(lambda: place in kafka.assignment())
+        assert consumer.positions() == {}
+        consumer.resume()
+        polled = consumer.poll(10, 0.5)
+        assert polled.lost == polled.gained == {only(topic)}
+        assert polled.records == {}
+        consumer.place({only(topic): 0})
+        assert [one.value for one in read(consumer, 9)] == [b"y"] * 9
+
+
+def test_what_is_known_of_a_topic_may_be_old_but_brokers_are_asked(broker: Broker, topics: Topics, topic: str) -> None:
+    """Records of a topic that was made anew may come before its id is known; who asks is told what they are of."""
+    topics.send(topic, [Message(b"old")] * 4)
+    with closing(Consumer(plain(broker.address, refresh=300.0), "test")) as consumer:
+        consumer.assign({only(topic): 4})
+        wait(consumer, lambda: bool(consumer.topic_id(topic)))
+        old = consumer.topic_id(topic)
+        assert consumer.topic_ids([only(topic)]) == {only(topic): old}
+        consumer.pause()
+        wait(consumer, lambda: not consumer._kafka._fetcher.in_flight_fetches())
+        topics.delete(topic)
+        eventually(lambda: consumer.topic_ids([only(topic)]) == {only(topic): ""})
+        topics.create(topic)
+        topics.send(topic, [Message(b"new")] * 9)
+        consumer.resume()
+        assert [one.value for one in read(consumer, 5)] == [b"new"] * 5
+        (new,) = consumer.topic_ids([only(topic)]).values()
+        assert new not in {"", old}
+        eventually(lambda: consumer.topic_id(topic) == new)
+
+
+def wait(consumer: Consumer, holds: Callable[[], bool]) -> None:
+    """Poll until it is so."""
+    eventually(lambda: consumer.poll(1, 0.1).records is not None and holds())
+
+
+def test_a_log_that_was_cut_and_has_grown_is_told_by_its_epoch(
+    broker: Broker, topics: Topics, topic: str, tmp_path: Path
+) -> None:
+    """With the epoch of its position a place in records that are lost is gone, also when others are there by now."""
+    topics.send(topic, [Message(b"a")] * 5)
+    with older_log(broker, topic, tmp_path):
+        with Topics(broker.address) as again:
+            again.send(topic, [Message(b"b")] * 5)
+        with closing(Consumer(plain(broker.address), "test")) as consumer:
+            consumer.assign({only(topic): 0})
+            assert len(read(consumer, 10)) == 10
+            (reached,) = consumer.reached().values()
+        assert reached.offset == 10
+        assert reached.epoch > 0
+    with Topics(broker.address) as again:
+        again.send(topic, [Message(b"c")] * 9)
+    with closing(Consumer(plain(broker.address), "test")) as consumer:
+        consumer.assign({only(topic): 0})
+        consumer.seek(only(topic), *reached)
+        with pytest.raises(OffsetsGone) as told:
+            eventually(lambda: consumer.poll(10, 0.5).records)
+        assert told.value.partitions == {only(topic)}
+        assert told.value.cut
+        assert told.value.ends == {only(topic): 5}
+        consumer.seek(only(topic), 5)
+        assert [one.value for one in read(consumer, 9)] == [b"c"] * 9
+
+
 def test_new_partitions_come_to_the_group(broker: Broker, topics: Topics, topic: str) -> None:
     """A partition that is added is gained soon, and the others stay."""
     with closing(Consumer(plain(broker.address), "test", topic, FEW)) as consumer:
@@ -263,6 +353,25 @@ def test_opening_is_given_up_when_everything_stops(broker: Broker, threads: None
         thread.join()
     finally:
         broker.thaw()
+
+
+def test_what_is_asked_after_everything_has_stopped_is_unavailable(broker: Broker, topic: str, threads: None) -> None:
+    """A client that was closed because its thread was slow to stop is as good as a broker that is away."""
+    stop = threading.Event()
+    with closing(Consumer(plain(broker.address), "test", topic, stop=stop)) as consumer:
+        consumer.subscribe([topic])
+        eventually(lambda: consumer.poll(1, 0.1).gained)
+        stop.set()
+        watch = consumer._begun._watch
+        assert watch is not None
+        watch.join()
+        asks: list[Callable[[], object]] = [
+            lambda: consumer.ends([only(topic)]), lambda: consumer.exists([topic]), lambda: consumer.poll(1, 0.1),
+            lambda: consumer.topic_ids([only(topic)]), lambda: consumer.written_after(only(topic), 0),
+        ]  # fmt: skip
+        for ask in asks:
+            with pytest.raises(Unavailable):
+                ask()
 
 
 def test_a_producer_tells_what_became_of_each_record(topics: Topics, topic: str, broker: Broker) -> None:

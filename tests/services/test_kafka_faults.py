@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from daemon.sources.kafka import KafkaSource
 from daemon.story.broker import Broker
 from daemon.story.topics import Topics
 from tests.contract.desk import Desk, eventually, running
-from tests.services.kafkas import gaps, numbers, only, orders, placed, plain, scram, source
+from tests.services.kafkas import gaps, numbers, older_log, only, orders, placed, plain, scram, source
 from tests.services.proxy import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("broker")]
@@ -75,11 +76,16 @@ def exists(topics: Topics, name: str) -> bool:
     return name in topics._admin.list_topics()
 
 
+@pytest.mark.parametrize("refresh", [1.0, 300.0])
 def test_a_topic_that_is_made_anew_while_nobody_looks(
-    broker: Broker, topics: Topics, topic: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, topics: Topics, topic: str, desk: Desk, refresh: float
 ) -> None:
-    """Replaced between two looks by one in which our place exists: it is found out, and nothing of the new one is missed."""
-    made = source(broker, topic, desk)
+    """Replaced between two looks by one in which our place exists: it is found out, and nothing of the new one is missed.
+
+    Also when records of the new one come while only the old one is known.
+    """
+    connection = plain(broker.address, refresh=refresh)
+    made = KafkaSource("shop", orders(topic), connection, desk.home, lambda: datetime.now(UTC))
     with running(made, desk):
         topics.send(topic, [placed(number) for number in range(3)])
         eventually(lambda: len(numbers(desk)) == 3)
@@ -92,6 +98,7 @@ def test_a_topic_that_is_made_anew_while_nobody_looks(
             topics.create(topic)
             topics.send(topic, [placed(number) for number in range(10, 30)])
         eventually(lambda: len(numbers(desk)) == 24)
+        eventually(lambda: gaps(desk))
     assert sorted(numbers(desk)) == [*range(4), *range(10, 30)]
     assert [(before, after) for _, before, after, _ in gaps(desk)] == [(4, 0)]
 
@@ -150,6 +157,30 @@ def test_a_log_that_its_broker_has_lost(broker: Broker, topics: Topics, topic: s
     with running(source(broker, topic, desk), desk):
         eventually(lambda: numbers(desk) == [*range(5), 10, 11])
     assert gaps(desk) == [(0, 5, 0, None)]
+
+
+@pytest.mark.parametrize("meanwhile", ["reading", "away"])
+def test_a_log_that_was_cut_and_has_grown_past_what_was_read(
+    broker: Broker, topics: Topics, topic: str, desk: Desk, tmp_path: Path, meanwhile: str
+) -> None:
+    """The place exists, but not what was read before it: a gap from there back to where the log is another one."""
+    topics.send(topic, [placed(number) for number in range(5)])
+    lives = 1 if meanwhile == "reading" else 2
+    with ExitStack() as life:
+        with older_log(broker, topic, tmp_path):
+            with Topics(broker.address) as again:
+                again.send(topic, [placed(number) for number in range(5, 10)])
+            life.enter_context(running(source(broker, topic, desk), desk))
+            eventually(lambda: len(numbers(desk)) == 10)
+            if lives == 2:
+                life.close()
+        with Topics(broker.address) as again:
+            again.send(topic, [placed(number) for number in range(20, 30)])
+        if lives == 2:
+            life.enter_context(running(source(broker, topic, desk), desk))
+        eventually(lambda: len(numbers(desk)) == 20, 90)
+    assert numbers(desk) == [*range(10), *range(20, 30)]
+    assert gaps(desk) == [(0, 10, 5, None)]
 
 
 def test_a_batch_that_is_broken_on_the_brokers_disk(
