@@ -263,3 +263,17 @@ def test_addresses_that_kserve_would_take_for_a_path_are_refused(location: str) 
     """KServe accepts them, and fails only when it loads."""
     with pytest.raises(Refused, match="cannot fetch"):
         storage_uri(location, {})
+
+
+def test_which_names_a_kserve_writes_is_read_off_its_definition() -> None:
+    """Predictors have `storageUris` since 0.16, when the modes were renamed; a definition without a schema is taken for new."""
+
+    def definition(**fields: Any) -> dict[str, Any]:
+        spec = {"properties": {"predictor": {"properties": fields}}}
+        return {"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {"spec": spec}}}}]}}
+
+    assert modes.is_modern(definition(model={}, storageUris={}))
+    assert not modes.is_modern(definition(model={}))
+    assert modes.is_modern({"spec": {"versions": [{"schema": {}}]}})
+    assert modes.default_mode({"data": {"deploy": '{"defaultDeploymentMode": "Serverless"}'}}) == "Serverless"
+    assert modes.default_mode({"data": {"deploy": "no JSON"}}) == ""
