@@ -16,7 +16,6 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
-from psycopg.types.string import StrDumperUnknown
 
 from daemon.core.errors import StoreBusy, StoreError
 from daemon.store.base import Row
@@ -55,19 +54,6 @@ class Server:
     """Most connections for reading, of one process."""
 
 
-class _Long(Int8Dumper):
-    """Every whole number as a bigint: one statement is prepared once, not once per size of its numbers."""
-
-
-class _Text(StrDumperUnknown):
-    """PostgreSQL's texts have no NUL. Names of events have none either (`unstorable`), and in JSON it is escaped; in what
-    remains, like a handler's note, it is shown as U+2400.
-    """
-
-    def dump(self, obj: str) -> Any:
-        return super().dump(obj.replace("\x00", "\u2400") if "\x00" in obj else obj)
-
-
 class Statements:
     """Named statements on one connection."""
 
@@ -78,12 +64,12 @@ class Statements:
     def rows(self, name: str, *parameters: Any) -> list[Row]:
         """All the rows of a query."""
         with named_errors():
-            return self._cursor.execute(self._statements[name], parameters).fetchall()
+            return self._cursor.execute(self._statements[name], _shown(parameters)).fetchall()
 
     def run(self, name: str, *parameters: Any) -> int:
         """Run a statement; the number of rows it changed."""
         with named_errors():
-            return self._cursor.execute(self._statements[name], parameters).rowcount
+            return self._cursor.execute(self._statements[name], _shown(parameters)).rowcount
 
     def many(self, name: str, rows: Iterable[Row]) -> None:
         """Run a statement once per row of parameters; rows that are only added are copied in one stream."""
@@ -91,11 +77,20 @@ class Statements:
         target = _appended(statement)
         with named_errors():
             if target is None:
-                self._cursor.executemany(statement, rows)
+                self._cursor.executemany(statement, map(_shown, rows))
                 return
             with self._cursor.copy(f"COPY {target} FROM STDIN") as copy:
                 for row in rows:
-                    copy.write_row(row)
+                    copy.write_row(_shown(row))
+
+
+def _shown(row: Row) -> Row:
+    """PostgreSQL's texts have no NUL. Names of events have none either (`unstorable`), and in JSON it is escaped; in what
+    remains, like a handler's note, it is shown as U+2400.
+    """
+    if any(type(value) is str and "\x00" in value for value in row):
+        return tuple(value.replace("\x00", "\u2400") if isinstance(value, str) else value for value in row)
+    return row
 
 
 @cache
@@ -124,8 +119,8 @@ def connect(server: Server, **settings: str) -> Connection:
         )  # fmt: skip
         try:
             _check(connection)
-            connection.adapters.register_dumper(int, _Long)
-            connection.adapters.register_dumper(str, _Text)
+            # Every whole number is a bigint: a statement is prepared once, not once per size of its numbers.
+            connection.adapters.register_dumper(int, Int8Dumper)
             connection.prepare_threshold = 2
             connection.execute(
                 "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS wanted(name, value)",

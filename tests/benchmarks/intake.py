@@ -29,6 +29,7 @@ from daemon.core.expressions import activation
 from daemon.core.rules import Rule, RuleSet
 from daemon.intake import Batch
 from daemon.running import Running
+from daemon.store.base import Store
 from daemon.store.rows import event_row
 from daemon.store.sqlite import SqliteStore
 from daemon.writer import Writer
@@ -55,10 +56,10 @@ def figures(prefix: str = "") -> Iterator[Figure]:
 
 def _beside_a_bare_loop() -> Iterator[Figure]:
     """Rounds of both in turn, so that both meet the same disk and the same neighbours."""
-    rules = _rules(RULES)
+    rules = rules_of(RULES)
     ours, bare = [], []
     for number in range(ROUNDS):
-        batches = _batches(EVENTS, RULES, f"round-{number}")
+        batches = batches_of(EVENTS, RULES, f"round-{number}")
         with tempfile.TemporaryDirectory() as folder:
             bare.append(EVENTS / _bare_loop(Path(folder), rules, batches))
             ours.append(EVENTS / _taken(Path(folder), rules, batches))
@@ -73,11 +74,11 @@ def _beside_a_bare_loop() -> Iterator[Figure]:
 
 def _cost_of_rules() -> Figure:
     costs: dict[int, list[float]] = {10: [], 10_000: []}
-    sets = {number: _rules(number) for number in costs}
+    sets = {number: rules_of(number) for number in costs}
     for turn in range(ROUNDS):
         for number, spent in costs.items():
-            first = _batches(10_240, number, "first")
-            batches = _batches(EVENTS, number, f"{turn}")
+            first = batches_of(10_240, number, "first")
+            batches = batches_of(EVENTS, number, f"{turn}")
             with tempfile.TemporaryDirectory() as folder:
                 spent.append(_taken(Path(folder), sets[number], batches, first) / EVENTS * 1e6)
     few, many = (min(costs[number]) for number in (10, 10_000))
@@ -102,7 +103,7 @@ def _start() -> Figure:
 # -- what is handed in
 
 
-def _rules(number: int) -> RuleSet:
+def rules_of(number: int) -> RuleSet:
     """So many rules, half about landed files and half about drift, each about a subject of its own."""
     on_file = rule(on="data.landed", when=("event.bytes > 1000",))
     on_drift = rule(when=("event.drifted_columns >= 1 && event.drifted_share > 0.1",))
@@ -113,7 +114,7 @@ def _about(of: Rule, index: int) -> Rule:
     return replace(of, name=f"rule-{index}", subject=f"subject-{index}", text=f"{of.text} {index}")
 
 
-def _batches(number: int, rules: int, name: str) -> list[tuple[Event, ...]]:
+def batches_of(number: int, rules: int, name: str) -> list[tuple[Event, ...]]:
     """Batches of events of both types, spread over the rules' subjects."""
     events = []
     for index in range(number):
@@ -138,7 +139,17 @@ def _taken(
     folder: Path, rules: RuleSet, batches: list[tuple[Event, ...]], first: Sequence[tuple[Event, ...]] = ()
 ) -> float:
     """Seconds until all batches, handed in by two threads, have their receipts; `first` are handed in before."""
-    store, writer = _writer(folder)
+    return taken_by(*_writer(folder), rules, batches, first)
+
+
+def taken_by(
+    store: Store,
+    writer: Writer,
+    rules: RuleSet,
+    batches: list[tuple[Event, ...]],
+    first: Sequence[tuple[Event, ...]] = (),
+) -> float:
+    """The same of a writer that was not started yet; it is ended, and its store closed."""
     writer.start()
     writer.load(rules, {})
     for events in first:
@@ -211,8 +222,8 @@ def _fill(folder: Path) -> None:
     """A store of a million decided events, written with the store's own statements."""
     store, writer = _writer(folder)
     writer.start()
-    writer.load(_rules(RULES), {})
-    writer.submit(Batch(events=_batches(BATCH, RULES, "first")[0]))
+    writer.load(rules_of(RULES), {})
+    writer.submit(Batch(events=batches_of(BATCH, RULES, "first")[0]))
     writer.stop()
     standing, portion = writer.standing, 50_000
     seq, at = standing.seq, standing.at

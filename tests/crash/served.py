@@ -83,7 +83,7 @@ class Served:
         self.scene.registry.register(SERVED, "1", str(models / "good"))
         self._serving.ensure(60)
         self._serving.deploy(SERVED, "1", str(models / "good"))
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 240
         while not (traffic := self._serving.traffic(SERVED)).ready.get("1"):
             assert time.monotonic() < limit, f"version 1 does not load: {traffic.problems}"
             pause(0.1)

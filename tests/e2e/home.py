@@ -26,8 +26,8 @@ from daemon.core.errors import DaemonError
 from daemon.core.runs import Run
 from daemon.platforms.local import LocalServing
 from daemon.store.base import Session
-from daemon.store.readonly import SqliteReader
 from daemon.store.rows import StoredDecision, StoredEvent
+from daemon.storing import open_reader
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "handlers" / "templates"
@@ -165,7 +165,7 @@ class Home:
 
     def read(self, read: Callable[[Session], Found]) -> Found:
         """Ask the store, beside the running daemon."""
-        reader = SqliteReader(self.config.store.path)
+        reader = open_reader(self.config)
         try:
             with reader.read() as session:
                 return read(session)

@@ -24,6 +24,7 @@ from tests.crash.scene import Scene, lay_out
 from tests.crash.senders import Senders, post
 from tests.crash.trials import ended
 from tests.e2e.home import Home, home
+from tests.postgres import Database
 
 
 @dataclass
@@ -106,13 +107,13 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, registry: Path, undisturbed: Measures) -> Iterator[Stage]:
+def stage(folder: Path, registry: Path, undisturbed: Measures, database: Database | None = None) -> Iterator[Stage]:
     """A scene in `folder`, whose path is that of the undisturbed run; `registry` is an MLflow database to start from.
 
     All files of its stream have landed. The daemon has not been started.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    scene = lay_out(folder)
+    scene = lay_out(folder, database)
     shutil.copy(registry, folder / "mlflow.db")
     config = yaml.safe_load(scene.config_path.read_text())
     config["registry"] |= {"uri": f"sqlite:///{folder}/mlflow.db", "artifacts": str(folder / "artifacts")}
