@@ -9,6 +9,7 @@ import orjson
 
 MODULES = {
     "intake.": "intake",
+    "intake.postgres_": "postgres",
     "start.": "intake",
     "handler.": "process",
     "memory.": "process",
