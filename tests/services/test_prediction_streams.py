@@ -23,6 +23,9 @@ from daemon.kafkaparts import KafkaConnection
 from daemon.monitors.statekeys import is_part
 from daemon.monitors.supervisor import Supervisor
 from daemon.running import Running
+from daemon.store.base import Store
+from daemon.store.links import Server
+from daemon.store.postgres import PostgresStore
 from daemon.store.rows import event_of
 from daemon.store.sqlite import SqliteStore
 from daemon.story.broker import Broker
@@ -30,6 +33,7 @@ from daemon.story.topics import Message, Topics
 from daemon.writer import Writer
 from tests.monitors.lab import wait_for
 from tests.monitors.test_supervisor import Registry
+from tests.postgres import Postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -48,7 +52,7 @@ class Daemon:
 
     supervisor: Supervisor
     writer: Writer
-    store: SqliteStore
+    store: Store
 
     def events(self, *kinds: str) -> list[Event]:
         """The stored events of some types, in order."""
@@ -83,6 +87,8 @@ class Lab:
     broker: Broker
     topic: str
     workers: int = 1
+    server: Server | None = None
+    """Where the store is; None: a file at home."""
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -104,7 +110,7 @@ class Lab:
     def daemon(self) -> Iterator[Daemon]:
         """Store, writer and supervisor, until the end of the block."""
         self.home.mkdir(exist_ok=True)
-        store = SqliteStore(self.home / "store.db")
+        store = SqliteStore(self.home / "store.db") if self.server is None else PostgresStore(self.server)
         writer = Writer(store, Running(self.config, {}), lambda: datetime.now(UTC), self.home / "heads.jsonl")
         writer.start()
         supervisor = Supervisor(self.config, Registry(self.home, champion=""), lambda: datetime.now(UTC))
@@ -162,13 +168,19 @@ def finish(daemon: Daemon, records: int) -> None:
 
 
 def _is_closed(daemon: Daemon) -> bool:
+    """Nothing comes on any partition, all are closed up to one time, and what has the last windows and labels is stored."""
     closed = [event.data["window"]["closed_by"] for event in daemon.events("drift.measured")]
-    figures = daemon.supervisor.figures().get("churn", {})
-    return "idle" in closed and not daemon.pending() and figures.get("held") == 0
+    if "idle" not in closed or daemon.pending() or daemon.supervisor.figures().get("churn", {}).get("held") != 0:
+        return False
+    states = daemon.writer.states("churn")
+    heads = [json.loads(blob) for key, blob in states.items() if is_part(key) and key.endswith("/head")]
+    ends = {head["complete"] for head in heads if head["topic"].endswith("-labels")}
+    return all(head["idle"] for head in heads) and ends == {json.loads(states["head"])["joined"]}
 
 
+@pytest.mark.parametrize("on", ["sqlite", "postgres"])
 def test_two_workers_one_of_them_killed_build_the_windows_that_one_builds(
-    tmp_path: Path, broker: Broker, topics: Topics, named: str
+    tmp_path: Path, broker: Broker, topics: Topics, named: str, postgres: Postgres, on: str
 ) -> None:
     """Two monitor processes share the partitions; one is killed mid-window: the same panes and events, bit by bit."""
     make(topics, named)
@@ -185,7 +197,8 @@ def test_two_workers_one_of_them_killed_build_the_windows_that_one_builds(
     assert len(expected[1]) >= 10
 
     make(topics, f"{named}-again")
-    lab = Lab(tmp_path / "pair", broker, f"{named}-again", workers=2)
+    server = postgres.server(postgres.database()) if on == "postgres" else None
+    lab = Lab(tmp_path / "pair", broker, f"{named}-again", workers=2, server=server)
     with lab.daemon() as daemon:
         wait_for(lambda: len(daemon.supervisor.pids) == 2)
         topics.send(lab.topic, rows[:half])
