@@ -102,8 +102,8 @@ def _look(call: Call, context: Context, inputs: Soak, state: dict[str, Any]) -> 
     except Conflict as conflict:
         return Failed(f"somebody else changed the traffic, it is left as it is: {conflict}")
     answers = (evidence(verdict), *shifted, *retire_others(call, context, (version, str(call.given["stable"]))))
-    left, told = settled_down(call, context)
+    left, tidied = settled_down(call, context)
     if left and context.now.timestamp() + 2 * look < call.deadline.timestamp():
         return Working(look, state, f"all traffic is on version {version}; still: {left}", answers)
-    answers += told
+    answers += tidied
     return Done({"soaked": seen, "epoch": traffic.epoch}, answers=answers)
