@@ -5,6 +5,8 @@ Nothing of them lies in this repository: modules/definitions/go.mod pins the ver
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.cluster.admin import Admin, Json
 from tests.cluster.places import NoCluster
 
 MODULE = "definitions"
+SERVED_S = 120.0
 
 PLACES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "kserve": (
@@ -26,14 +29,14 @@ PLACES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "knative": ("knative.dev/serving", "config/core/300-resources", ("configuration", "revision", "route", "service")),
     "gateway": ("sigs.k8s.io/gateway-api", "config/crd/standard", ()),
     "katib": ("github.com/kubeflow/katib", "manifests/v1beta1/components/crd", ("experiment", "suggestion", "trial")),
-    "training-operator": ("github.com/kubeflow/training-operator", "manifests/base/crds", ()),
+    "training-operator": ("github.com/kubeflow/training-operator", "manifests/base/crds", ("pytorchjobs",)),
     "trainer": (
         "github.com/kubeflow/trainer/v2",
         "manifests/base/crds",
         ("trainjobs", "trainingruntimes", "clustertrainingruntimes"),
     ),
     "jobset": ("sigs.k8s.io/jobset", "config/components/crd/bases", ()),
-    "argo": ("github.com/argoproj/argo-workflows/v3", "manifests/base/crds/full", ()),
+    "argo": ("github.com/argoproj/argo-workflows/v3", "manifests/base/crds/minimal", ()),
 }  # fmt: skip
 """By platform: the module, the folder in it, and which files' definitions (the end of their names; none: all of them)."""
 
@@ -53,15 +56,22 @@ def documents(platform: str) -> Iterator[Json]:
 
 def apply(admin: Admin, *platforms: str) -> list[str]:
     """Applies platforms' definitions and waits until the API server serves them; their names. Twice is as good as once."""
-    names = [admin.apply(document)["metadata"]["name"] for platform in platforms for document in documents(platform)]
-    for name in names:
-        admin.wait(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", _established)
-    return names
+    applied = [admin.apply(document) for platform in platforms for document in documents(platform)]
+    for one in applied:
+        for version in one["spec"]["versions"]:
+            if version["served"]:
+                _wait(admin, f"/apis/{one['spec']['group']}/{version['name']}/{one['spec']['names']['plural']}")
+    return [one["metadata"]["name"] for one in applied]
 
 
-def _established(definition: Json) -> bool:
-    told = definition.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Established" and one["status"] == "True" for one in told)
+def _wait(admin: Admin, path: str) -> None:
+    """Until a kind is listed: for a moment after its definition it is not known, then (429) not ready."""
+    until = time.monotonic() + SERVED_S
+    pause = threading.Event()
+    while not (answer := admin.http.get(path, params={"limit": "1"})).is_success:
+        if time.monotonic() > until:
+            raise NoCluster(f"{path} is not served {SERVED_S:g} s after it was defined: {answer.text[:500]}")
+        pause.wait(0.05)
 
 
 def _kind(path: Path) -> str:

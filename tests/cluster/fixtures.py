@@ -3,6 +3,7 @@
 `cluster`      the api-level cluster of this session (one per xdist worker: tests that ask for it run in one of them)
 `admin`        its administrator, plain REST
 `namespace`    the name of a fresh namespace, with its default service account; deleted after the test
+`kserve`       KServe's real controller, beside the cluster as long as the module's tests: others play it themselves
 `definitions`  applies platforms' custom resource definitions: `definitions("kserve", "katib")`
 """
 
@@ -17,6 +18,7 @@ import pytest
 from tests.cluster import definitions as platform_definitions
 from tests.cluster.admin import Admin
 from tests.cluster.cluster import Cluster
+from tests.cluster.kserve import Kserve
 from tests.cluster.places import NoCluster
 
 GROUP = "cluster"
@@ -73,3 +75,14 @@ def definitions(admin: Admin) -> Callable[..., None]:
         there.update(platforms)
 
     return apply
+
+
+@pytest.fixture(scope="module")
+def kserve(cluster: Cluster) -> Iterator[Kserve]:
+    """KServe's controller in the mode that it ships for Kubernetes alone (Standard); Knative is there for who asks."""
+    try:
+        one = Kserve(cluster)
+    except NoCluster as error:
+        pytest.fail(str(error), pytrace=False)
+    with one:
+        yield one
