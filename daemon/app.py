@@ -203,6 +203,7 @@ class App:
         if config.webhook.hooks or posts is not None:
             sources.append(WebhookSource(config.webhook, clock, registry.wake if registry else lambda: None, posts))
         sources.extend(_topics(config, clock))
+        sources.extend(_nodes(config, clock))
         sources.extend(_gateway_logs(config, clock))
         if self._in_cluster is not None:
             sources.append(ClusterSource(self._in_cluster, clock))
@@ -370,6 +371,20 @@ def _topics(config: Config, clock: Callable[[], datetime]) -> list[Source]:
     return [
         KafkaSource(name, entry, config.kafka[entry.connection], config.home, clock)
         for name, entry in config.topics.items()
+    ]
+
+
+def _nodes(config: Config, clock: Callable[[], datetime]) -> list[Source]:
+    if not config.nodes:
+        return []
+    from daemon.sources.nodes import NodesSource  # noqa: PLC0415 - who watches no nodes need not wait for kubernetes
+
+    platform = config.platform
+    shared = platform if isinstance(platform, KubernetesPlatform) else None
+    return [
+        NodesSource(name, entry, connection, clock)
+        for name, entry in config.nodes.items()
+        if (connection := entry.cluster or shared) is not None
     ]
 
 

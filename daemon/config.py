@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
 
-from daemon import kafkaparts, limitparts, payloadparts, platformparts, sourceparts, storeparts
+from daemon import kafkaparts, limitparts, nodeparts, payloadparts, platformparts, sourceparts, storeparts
 from daemon.core.errors import ConfigError, Mistake
 from daemon.core.spelling import did_you_mean
 from daemon.documents import Document, Where, load, parse
 from daemon.kafkaparts import KafkaConnection, KafkaSource
 from daemon.limitparts import Breaker, Budget, Freeze, RetentionConfig, Storm
+from daemon.nodeparts import NodesSource
 from daemon.parts import Duration, Part, Secret, value_of
 from daemon.payloadparts import Kserve, PayloadHook
 from daemon.platformparts import AnyPlatform, PlatformConfig
@@ -213,6 +214,11 @@ class Config(_Part):
         """The sources that are topics of events."""
         return {name: source for name, source in self.sources.items() if isinstance(source, KafkaSource)}
 
+    @property
+    def nodes(self) -> dict[str, NodesSource]:
+        """The sources that are nodes of a cluster."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, NodesSource)}
+
 
 def load_config(
     path: Path | None = None, environ: Mapping[str, str] | None = None, with_secrets: bool = True
@@ -258,6 +264,10 @@ def _resolved(config: Config, root: Path, environ: Mapping[str, str]) -> Config:
         "rules": root / config.rules, "templates": root / config.templates,
         "store": storeparts.rooted(config.store, home, root),
         "platform": platformparts.rooted(config.platform, root),
+        "sources": {
+            name: nodeparts.rooted(source, root) if isinstance(source, NodesSource) else source
+            for name, source in config.sources.items()
+        },
         "kafka": {name: kafkaparts.rooted(connection, root) for name, connection in config.kafka.items()},
     })  # fmt: skip
 
@@ -273,6 +283,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Where, str]]:
     yield from limitparts.contradictions(config.storm, config.freeze, config.channels)
     yield from platformparts.contradictions(config.platform, bool(config.models))
     yield from kafkaparts.contradictions(config.kafka, config.topics)
+    yield from nodeparts.contradictions(config.nodes, config.platform)
     shapes = {
         name: (one.kind, one.format, one.complete, any(level != "keep" for level in one.privacy.values()))
         for name, one in config.streams.items()

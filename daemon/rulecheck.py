@@ -130,6 +130,8 @@ def _check_values(rule: Rule, findings: Findings, monitors: list[str], known: Kn
         names["event.source"] = ("storage source", config.folders)
     if rule.on == "message.received":
         names["event.source"] = ("kafka source", config.topics)
+    if rule.on in {"node.lost", "node.ready", "gpu.capacity_changed"}:
+        names["event.source"] = ("source of nodes", config.nodes)
     for condition in rule.when:
         for comparison in condition.comparisons:
             what, there = names.get(comparison.read, ("", ()))
@@ -156,6 +158,8 @@ def _check_comes(rule: Rule, findings: Findings, monitors: Sequence[ReadMonitor]
         "webhook.received": ("webhook.hooks", config.webhook.hooks),
         "message.received": ("sources of kind kafka", config.topics),
         "traffic.measured": ("streams", config.streams),
+        **dict.fromkeys(("node.lost", "node.ready", "gpu.capacity_changed"), ("sources of kind nodes", config.nodes)),
+        "storm.began": ("storm", config.storm),
     }
     key, there = sources.get(rule.on, ("", True))
     if not there:

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Tag
 
 from daemon.core.events import utc
 from daemon.kafkaparts import KafkaSource
+from daemon.nodeparts import NodesSource
 from daemon.parts import Duration, Part
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -49,8 +50,10 @@ def _kind(source: Any) -> str:
 
 
 AnySource = Annotated[
-    Annotated[StorageSource, Tag("storage")] | Annotated[KafkaSource, Tag("kafka")],
-    Discriminator(_kind, custom_error_type="kind", custom_error_message="kind must be storage or kafka"),
+    Annotated[StorageSource, Tag("storage")]
+    | Annotated[KafkaSource, Tag("kafka")]
+    | Annotated[NodesSource, Tag("nodes")],
+    Discriminator(_kind, custom_error_type="kind", custom_error_message="kind must be storage, kafka or nodes"),
 ]
 
 

@@ -20,6 +20,7 @@ import orjson
 
 from daemon.core.canonical import canonical, content_id
 from daemon.core.fields import EventType, Field, Kind, flag, moment, number, text, whole
+from daemon.core.nodetypes import NODE_TYPES
 from daemon.core.problems import KINDS
 
 
@@ -212,6 +213,7 @@ CATALOGUE: Mapping[str, EventType] = MappingProxyType({
             text("registry", "its name in the registry", required=True),
             text("version", "the version; empty when the whole model is gone", required=True),
         )),
+        *NODE_TYPES,
         EventType("schedule.due", "A schedule's time has come.", (
             text("schedule", "its name", required=True),
             moment("due", "when it was due", required=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("record", "file", "rule", "config", "webhook", "kafka", "event", "worker", "registry")
+KINDS = ("record", "file", "rule", "config", "webhook", "kafka", "event", "worker", "registry", "kubernetes")
 """What kinds of problems there are."""
 
 

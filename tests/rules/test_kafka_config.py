@@ -53,7 +53,7 @@ sources:
         "3:21: kafka.main.bootstrap: Tuple should have at least 1 item after validation, not 0",
         "3:31: password is missing in kafka.main.sasl",
         "3:43: kafka.main.sasl.mechanism: Input should be 'SCRAM-SHA-512', 'SCRAM-SHA-256' or 'PLAIN'",
-        "5:6: sources.a: kind must be storage or kafka",
+        "5:6: sources.a: kind must be storage, kafka or nodes",
         "6:6: connection is missing in sources.b",
         "6:6: topics is missing in sources.b",
         "6:20: unknown key sources.b.conection; did you mean connection?",
