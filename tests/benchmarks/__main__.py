@@ -18,6 +18,7 @@ MODULES = {
     "check.": "check",
     "gateway.": "gateway",
     "kafka.": "kafka",
+    "kubernetes.": "kubernetes",
 }
 """Figures by the beginning of their names -> the module that measures them."""
 
