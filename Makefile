@@ -52,11 +52,12 @@ broker: .cache/kafka/.done
 	touch $@
 
 # The programs of the Kubernetes cluster of the tests, out of Go modules; kept under .cache by the digest of their pins.
-# It tells how long it will take: some minutes, once.
+# It tells how long it will take: some ten minutes on two cores, once, and half as much for KServe's controller.
 cluster-binaries: .venv/done
-	@$(PY) -m tests.cluster.binaries api
+	@$(PY) -m tests.cluster.binaries api kserve
 
-cluster: cluster-binaries
+cluster: .venv/done
+	@$(PY) -m tests.cluster.binaries api
 	@$(PY) -m tests.cluster $(ARGS)
 
 run: .venv/done data $(if $(filter --kafka,$(ARGS)),broker)

@@ -13,15 +13,17 @@ import secrets
 import ssl
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
-from kubernetes import client, config
 
 from tests.cluster import binaries
 from tests.cluster.admin import Admin
 from tests.cluster.certificates import Authority, signing_key
 from tests.cluster.process import HOST, Part, free_ports
+
+if TYPE_CHECKING:
+    from kubernetes import client
 
 START_S = 240.0
 """A start takes seconds; a machine that does much else needs longer."""
@@ -100,6 +102,8 @@ class Cluster:
 
     def api_client(self, kubeconfig: Path | None = None) -> client.ApiClient:
         """A client of the `kubernetes` library, the administrator's or of another kubeconfig; closed with the cluster."""
+        from kubernetes import config  # noqa: PLC0415 - every run of pytest imports this module, few need the library
+
         made = config.new_client_from_config(str(kubeconfig or self.kubeconfig))
         self._clients.append(made)
         return made
