@@ -206,10 +206,11 @@ class Play:
                 assert follower.status is None, f"the follower ended by itself with {follower.status}"
                 assert time.monotonic() < limit, "the follower did not take over"
                 pause(0.1)
-            self.senders.allow()
-            self.senders.retry()
+            # Both are on this machine: until it ends the first has the webhook's port, and takes what is posted there.
             status = leader.wake()
             assert status == DEPOSED, f"who was deposed ended with {status}"
+            self.senders.allow()
+            self.senders.retry()
             until = time.monotonic() + 2
             while time.monotonic() < until:
                 self._go_on()
