@@ -23,7 +23,7 @@ from daemon.store.sqlite import SqliteStore
 from daemon.writer import Writer
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `holds`, asked again and again; fails when there is none in time."""
     until = time.monotonic() + seconds
     while not (value := holds()):

@@ -191,7 +191,7 @@ def measure(made: StreamPlan, who: Champion | None, clock: Clock | None = None) 
     return shelf
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `condition`."""
     until = time.monotonic() + seconds
     pause = threading.Event()

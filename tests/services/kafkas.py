@@ -32,11 +32,11 @@ def scram(broker: Broker, password: str = ANNS_PASSWORD, ca: Path | None = None)
     sasl = Sasl(username=Secret(value=ANN), password=Secret(value=password))
     return KafkaConnection(
         bootstrap=(broker.scram_address,), security="SASL_SSL", sasl=sasl, tls=Tls(ca=ca or broker.ca),
-        timeout=timedelta(seconds=5), refresh=timedelta(seconds=1),
+        timeout=timedelta(seconds=15), refresh=timedelta(seconds=1),
     )  # fmt: skip
 
 
-def read(consumer: Consumer, count: int, seconds: float = 60.0) -> list[Record]:
+def read(consumer: Consumer, count: int, seconds: float = 120.0) -> list[Record]:
     """So many records, in the order they came; gained partitions are read from their start."""
     found: list[Record] = []
 

@@ -29,7 +29,7 @@ CURSOR = "gateway-log:churn"
 def sent_from(broker: Broker, topic: str, desk: Desk) -> GatewayLogSource:
     """The source of the log of target `churn`."""
     place = (desk.home / "rows", topic, Fields(id="id", unit="who"))
-    return GatewayLogSource("churn", place, plain(broker.address, timeout=3.0), lambda: datetime.now(UTC))
+    return GatewayLogSource("churn", place, plain(broker.address), lambda: datetime.now(UTC))
 
 
 def log_of(desk: Desk) -> PredictionLog:
@@ -124,7 +124,7 @@ def test_a_broker_that_is_away_is_told_and_nothing_is_lost(
         finally:
             broker.start()
         with Topics(broker.address) as again:
-            eventually(lambda: again.ends(topic)[0] >= 20, 90)
+            eventually(lambda: again.ends(topic)[0] >= 20)
         eventually(lambda: not one.health().problem)
     names = [name for _, name in came(broker, topic, 20)]
 

@@ -33,7 +33,7 @@ def test_a_broker_that_is_killed_and_comes_back(broker: Broker, topics: Topics, 
         eventually(lambda: numbers(desk))
         broker.kill()
         try:
-            eventually(lambda: "Connection refused" in made.health().problem, 40)
+            eventually(lambda: "Connection refused" in made.health().problem)
             alive = made.health().alive_at
             eventually(lambda: any("Connection refused" in reason for reason in reasons(desk)))
             assert made.health().alive_at == alive
@@ -41,7 +41,7 @@ def test_a_broker_that_is_killed_and_comes_back(broker: Broker, topics: Topics, 
             broker.start()
         with Topics(broker.address) as again:
             again.send(topic, [placed(number) for number in range(100, 200)])
-        eventually(lambda: len(numbers(desk)) == 200, 90)
+        eventually(lambda: len(numbers(desk)) == 200)
         eventually(lambda: (made.health().problem, made.health().lag) == ("", 0))
     assert numbers(desk) == list(range(200))
     assert gaps(desk) == []
@@ -178,7 +178,7 @@ def test_a_log_that_was_cut_and_has_grown_past_what_was_read(
             again.send(topic, [placed(number) for number in range(20, 30)])
         if lives == 2:
             life.enter_context(running(source(broker, topic, desk), desk))
-        eventually(lambda: len(numbers(desk)) == 20, 90)
+        eventually(lambda: len(numbers(desk)) == 20)
     assert numbers(desk) == [*range(10), *range(20, 30)]
     assert gaps(desk) == [(0, 10, 5, None)]
 
@@ -201,7 +201,7 @@ def test_a_batch_that_is_broken_on_the_brokers_disk(
     broker.start()
     made = source(broker, topic, desk)
     with running(made, desk):
-        eventually(lambda: sorted(numbers(desk)) == [0, 1, 2, 10, 11], 90)
+        eventually(lambda: sorted(numbers(desk)) == [0, 1, 2, 10, 11])
         eventually(lambda: made.health().problem == "")
     assert gaps(desk) == [(0, 3, 10, 7)]
     assert any("failed crc check" in reason for reason in reasons(desk))
@@ -247,6 +247,7 @@ def test_members_that_come_and_go(
 ) -> None:
     """While others join and leave, each event comes once; the storm itself is told."""
     monkeypatch.setattr("daemon.sources.reading.RESTLESS", 4)
+    monkeypatch.setattr("daemon.sources.reading.RESTLESS_S", 600.0)  # on a busy machine others come and go slowly
     topics.grow(topic, 4)
     made = source(broker, topic, desk)
     over = threading.Event()
@@ -269,10 +270,10 @@ def test_members_that_come_and_go(
                 sent += 20
                 return any("come and go: 4 rebalances and more" in reason for reason in reasons(desk))
 
-            eventually(told)
+            eventually(told, 240)
         finally:
             over.set()
-            thread.join(30)
+            thread.join()
         eventually(lambda: len(numbers(desk)) == sent)
         eventually(lambda: made.health().lag == 0)
     assert sorted(numbers(desk)) == list(range(sent))

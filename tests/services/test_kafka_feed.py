@@ -45,7 +45,7 @@ def here(tmp_path: Path, broker: Broker, topics: Topics, topic: str) -> Iterator
             "kafka": {
                 "main": {
                     "bootstrap": [broker.scram_address], "security": "SASL_SSL", "sasl": sasl,
-                    "tls": {"ca": str(broker.ca)}, "timeout": "3s",
+                    "tls": {"ca": str(broker.ca)}, "timeout": "10s",
                 },
             },
             "streams": {"churn": stream},

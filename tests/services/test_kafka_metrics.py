@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +16,7 @@ import pytest
 
 from daemon import condition
 from daemon.condition import Condition
-from daemon.monitors import supervisor
+from daemon.monitors import followed, supervisor
 from daemon.story.broker import Broker
 from daemon.story.topics import Topics
 from daemon.web.metrics import Metrics, Seen
@@ -71,8 +74,8 @@ def test_a_stream_whose_broker_is_away_for_long_is_told(
     """How far each partition is while all is well; a broker that does not answer is a problem at once and makes the daemon
     not ready when it lasts; all is well again when it is back.
     """
-    monkeypatch.setattr(condition, "STALLED", timedelta(seconds=8))
-    monkeypatch.setattr(supervisor, "STALLED", timedelta(seconds=8))
+    monkeypatch.setattr(condition, "STALLED", timedelta(hours=1))
+    monkeypatch.setattr(supervisor, "STALLED", timedelta(hours=1))
     monkeypatch.setattr(condition, "LOOK_S", 0.5)
     with lab.daemon() as daemon, listening(lab, daemon) as base:
 
@@ -97,9 +100,11 @@ def test_a_stream_whose_broker_is_away_for_long_is_told(
         try:
             wait_for(lambda: scrape()[sample("stream_problem", stream="churn")] == 1)
             assert ready(base) == (200, [])
+            monkeypatch.setattr(condition, "STALLED", timedelta(seconds=1))
+            monkeypatch.setattr(supervisor, "STALLED", timedelta(seconds=1))
             status, reasons = wait_for(lambda: (told := ready(base))[0] == 503 and told)
             assert (status, [reason.split(":")[:2] for reason in reasons]) == (503, [["stream", "churn is stuck"]])
-            assert scrape()[sample("stream_stalled", stream="churn")] == 1
+            wait_for(lambda: scrape()[sample("stream_stalled", stream="churn")] == 1)
             wait_for(lambda: scrape()[sample("events_total", type="source.stalled")] == 1)
             over = threading.Event()
             for _ in range(30):  # it stays so, whatever the worker tries meanwhile
@@ -112,3 +117,52 @@ def test_a_stream_whose_broker_is_away_for_long_is_told(
             again.send(lab.topic, rows(range(300, 310)))
         wait_for(lambda: counted(daemon) == 410)
         assert scrape()[sample("stream_stalled", stream="churn")] == 0
+
+
+def test_what_waits_while_a_worker_is_held_up(lab: Lab, topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lag and age are those of the records that are not read; of a worker that says nothing they are not known."""
+    monkeypatch.setattr(followed, "SILENT", timedelta(seconds=5))
+    lab.changes["archive"] = "1d"
+    archive, away = lab.home / "archive", lab.home / "archive.away"
+    names = [f"{lab.topic}/0", f"{lab.topic}/1"]
+    with lab.daemon() as daemon, listening(lab, daemon) as base:
+
+        def lags() -> list[int | None]:
+            parts = shown(daemon).get("partitions_by_name", {})
+            return [parts[name]["lag"] for name in names] if len(parts) == 2 else []
+
+        topics.send(lab.topic, rows(range(40)) + rows(range(30), partition=1))
+        wait_for(lambda: counted(daemon) == 70 and lags() == [0, 0])
+        assert [shown(daemon)["partitions_by_name"][name]["age_s"] for name in names] == [None, None]
+        archive.rename(away)
+        archive.write_bytes(b"")  # no folder any more: what is read finds no place, and nothing more is read
+        topics.send(lab.topic, rows([40]))
+        wait_for(lambda: "the archive" in shown(daemon)["problem"])
+        topics.send(lab.topic, rows(range(41, 141)) + rows(range(30, 55), partition=1))
+        wait_for(lambda: lags() == [100, 25])
+        before = time.time()
+        status = shown(daemon)
+        scraped = samples(httpx.get(f"{base}/metrics", timeout=20, trust_env=False).text)
+        after = time.time()
+        for name, lag, read in ((names[0], 100, 39), (names[1], 25, 29)):
+            of = {"stream": "churn", "topic": lab.topic, "partition": name[-1]}
+            since = START + read  # when the newest record had been written that is stored
+            assert scraped[sample("stream_lag_records", **of)] == lag
+            assert before - since <= scraped[sample("stream_unread_age_seconds", **of)] <= after - since
+            assert before - since <= status["partitions_by_name"][name]["age_s"] + 1 <= after - since + 2
+        assert status["lag"] == 125
+        assert status["age_s"] == max(part["age_s"] for part in status["partitions_by_name"].values())
+
+        (worker,) = daemon.supervisor.pids
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            wait_for(lambda: lags() == [None, None])
+            assert (shown(daemon)["lag"], shown(daemon)["age_s"]) == (None, None)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        wait_for(lambda: lags() == [100, 25])
+        archive.unlink()
+        away.rename(archive)
+        wait_for(lambda: counted(daemon) == 196 and lags() == [0, 0])
+        wait_for(lambda: shown(daemon)["problem"] == "")
+    assert [shown(daemon)["partitions_by_name"][name]["age_s"] for name in names] == [None, None]

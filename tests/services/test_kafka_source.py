@@ -228,7 +228,7 @@ def test_while_the_store_is_busy_reading_pauses_and_the_member_stays(
             with closing(Consumer(plain(broker.address), "other", f"group-{topic}")) as other:
                 other.subscribe([topic])
                 # A rebalance ends only when every member takes part in it.
-                eventually(lambda: len(other.poll(1, 0.2).gained) == 1, 30)
+                eventually(lambda: len(other.poll(1, 0.2).gained) == 1)
             assert numbers(desk) == [0]
         eventually(lambda: len(numbers(desk)) == 3000)
         eventually(lambda: (made.health().problem, made.health().lag, made.health().unread_at) == ("", 0, None))
