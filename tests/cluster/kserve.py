@@ -25,6 +25,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.process import HOST, Part, free_ports
 
 NAMESPACE = "kserve"
+KNATIVE = "knative-serving"
 MODULE = "github.com/kserve/kserve"
 RUNTIME = "kserve-sklearnserver"
 """The serving runtime that is there: it takes models of format `sklearn`."""
@@ -81,8 +82,12 @@ class Kserve:
         """Applies what it needs and starts it, or starts it again; its webhooks answer when this returns. NoCluster."""
         with Admin(self._cluster.http()) as admin:
             definitions.apply(admin, "kserve", "knative")
-            admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+            for name in (NAMESPACE, KNATIVE):
+                admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
             admin.apply(_settings())
+            # In Knative mode it asks this of Knative's settings, and errs when they are not there; empty are defaults.
+            about = {"name": "config-autoscaler", "namespace": KNATIVE}
+            admin.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about})
             self.controller.start()
             self.controller.wait(self._ready, START_S)
             for webhook in self._webhook_configurations():
