@@ -106,10 +106,11 @@ class App:
         self._hurry: Callable[[], None] = lambda: None
         self._serving = self._serves(config, clock)
         jobs = programs if self._in_cluster is None else self._in_cluster.jobs
-        objects = NoCluster() if self._in_cluster is None else self._in_cluster.objects
+        there, nowhere = self._in_cluster, NoCluster()
+        objects, nodes = (there.objects, there.nodes) if there is not None else (nowhere, nowhere)
         self._retention = Retention(config, jobs, self._store, clock)
         self._services = Services(
-            config, jobs, self._serving, self._registry, self._store, templates, clock, objects
+            config, jobs, self._serving, self._registry, self._store, templates, clock, objects, nodes
         )  # fmt: skip
         self._dispatcher = Dispatcher(self.writer, self._verbs, self._context, on_point=on_point)
         self._supervisor = Supervisor(config, self._registry, clock, on_point)

@@ -14,7 +14,7 @@ from daemon.config import Config, Model
 from daemon.core.errors import Refused, Unavailable
 from daemon.core.events import Recorded
 from daemon.handling import Template
-from daemon.platforms.base import Jobs, NoCluster, Objects, Serving
+from daemon.platforms.base import Jobs, NoCluster, Nodes, Objects, Serving
 from daemon.store.base import Store
 from daemon.store.rows import event_of
 
@@ -31,6 +31,7 @@ class Services:
     templates: Mapping[str, Template]
     clock: Callable[[], datetime]
     objects: Objects = field(default_factory=NoCluster)
+    nodes: Nodes = field(default_factory=NoCluster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,12 @@ class LiveContext:
         """Versions and their traffic."""
         self._lead_holds()
         return self.services.serving
+
+    @property
+    def nodes(self) -> Nodes:
+        """Nodes of a cluster."""
+        self._lead_holds()
+        return self.services.nodes
 
     @property
     def objects(self) -> Objects:

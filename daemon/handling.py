@@ -28,12 +28,12 @@ from daemon.core.manifests import filled
 from daemon.core.programs import Parameter, Template
 from daemon.core.runs import UNDO_STEP
 from daemon.parts import Duration
-from daemon.platforms.base import Applied, Jobs, JobSpec, JobState, JobStatus, Objects, Served, Serving, Traffic
+from daemon.platforms.base import Applied, Jobs, JobSpec, JobState, JobStatus, Nodes, Objects, Served, Serving, Traffic
 
 __all__ = [
     "LATENCY_EDGES_MS", "UNDO_STEP", "Again", "Answer", "Applied", "BadInput", "Call", "Channel", "ClientError", "Config", "Conflict", "Context",
     "Done", "Duration", "Event", "Failed", "Inconclusive", "Inputs", "JobSpec", "JobState", "JobStatus", "Jobs", "Model",
-    "ModelVersion", "Objects", "Outcome", "Parameter", "Recorded", "Refused", "RegisteredModel", "Registry", "Served", "Serving",
+    "ModelVersion", "Nodes", "Objects", "Outcome", "Parameter", "Recorded", "Refused", "RegisteredModel", "Registry", "Served", "Serving",
     "Stream", "Template", "Traffic", "Unavailable", "Verb", "Working", "canonical", "content_id", "filled", "judge",
     "parse_duration",
     "unit_hash", "write_duration",
@@ -81,6 +81,11 @@ class Context(Protocol):
     @property
     def serving(self) -> Serving:
         """Versions and their traffic."""
+        ...
+
+    @property
+    def nodes(self) -> Nodes:
+        """Nodes of a cluster; Refused where there is none."""
         ...
 
     @property

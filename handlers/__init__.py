@@ -21,6 +21,8 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "notify": "handlers.notify",
         "batch_inference": "handlers.batch_inference",
         "apply": "handlers.apply",
+        "cordon": "handlers.cordon",
+        "uncordon": "handlers.uncordon",
         "command": "handlers.command",
     }
 )

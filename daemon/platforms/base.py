@@ -113,13 +113,38 @@ class Objects(Protocol):
         ...
 
 
+class Nodes(Protocol):
+    """Nodes of a cluster, taken out of service and given back."""
+
+    def cordon(self, node: str, origin: Mapping[str, str]) -> Applied:
+        """Keep new pods away, and read it back. The same again changes nothing. Refused when there is no such node."""
+        ...
+
+    def uncordon(self, node: str, origin: Mapping[str, str]) -> Applied:
+        """Take driftd's own cordon away, and read it back. Refused when it is somebody else's."""
+        ...
+
+
 class NoCluster:
-    """The Objects protocol where there is no cluster."""
+    """The Objects and Nodes protocols where there is no cluster."""
 
     def apply(self, wanted: Mapping[str, Any], origin: Mapping[str, str]) -> Applied:  # noqa: ARG002 - the protocol's
         """Refused."""
         what = f"there is no cluster to apply a {wanted.get('kind')} in"
         raise Refused("platform", "apply", what, "set platform.kind to kubernetes in config.yaml")
+
+    def cordon(self, node: str, origin: Mapping[str, str]) -> Applied:  # noqa: ARG002 - the protocol's
+        """Refused."""
+        raise _no_nodes(node)
+
+    def uncordon(self, node: str, origin: Mapping[str, str]) -> Applied:  # noqa: ARG002 - the protocol's
+        """Refused."""
+        raise _no_nodes(node)
+
+
+def _no_nodes(node: str) -> Refused:
+    what = f"there is no cluster with a node {node!r}"
+    return Refused("platform", "nodes", what, "set platform.kind to kubernetes in config.yaml")
 
 
 @dataclass(frozen=True, slots=True)

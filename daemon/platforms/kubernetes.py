@@ -11,6 +11,7 @@ from daemon.core.programs import Template
 from daemon.platformparts import KubernetesPlatform
 from daemon.platforms.base import JobSpec, JobState, JobStatus, KeptJobs
 from daemon.platforms.kubernetes_jobs import KubernetesJobs
+from daemon.platforms.kubernetes_nodes import KubernetesNodes
 from daemon.platforms.kubernetes_objects import KubernetesObjects
 from daemon.points import OnPoint, no_point
 
@@ -64,6 +65,7 @@ class InCluster:
         self._objects = KubernetesJobs(self.cluster, kinds, platform.pending, clock, on_point)
         self.jobs = ClusterJobs(programs, self._objects)
         self.objects = KubernetesObjects(self.cluster, clock)
+        self.nodes = KubernetesNodes(self.cluster, clock)
 
     def heard(self) -> tuple[float, str]:
         """Seconds since all its watches heard from the server, and why one does not; 0 and empty when all is well.
