@@ -194,6 +194,7 @@ class Watch:
         self._pause = self._pause.failed()
         with self._lock:
             was, self._problem, self._failure = self._problem, str(error), error
+            self._lock.notify_all()
         if not self._stop.is_set() and was != self._problem:
             self._log.warning("watch.broken", why=str(error))
 
