@@ -95,24 +95,11 @@ class JsonFormat:
 
     def _at_once(self, values: Sequence[bytes], lines: Sequence[int]) -> Raw | None:
         """All of them by arrow; None when some are not what they should be."""
-        joined = b"\n".join(values)
-        if not _is_one_each(joined, values) or any(name in joined for name in self._dotted):
-            return None
-        if (b"NaN" in joined or b"Inf" in joined) and _NO_JSON.search(joined):
-            return None
-        try:
-            joined.isascii() or joined.decode()
-            table = pj.read_json(
-                pa.BufferReader(joined),  # type: ignore[arg-type]
-                read_options=pj.ReadOptions(use_threads=False, block_size=max(_BLOCK, max(map(len, values)) + 2)),
-                parse_options=pj.ParseOptions(explicit_schema=self._schema(), unexpected_field_behavior="ignore"),
-            )
-        except (pa.ArrowException, UnicodeDecodeError):
-            return None
-        if table.num_rows != len(values):
+        table = objects(values, schema_of(self._types), self._dotted)
+        if table is None:
             return None
         columns = {name: _reached(table, name) for name in self._fields}
-        if any(self._is_inexact(name, column) for name, column in columns.items()):
+        if any(name not in self._numbers and is_inexact(column) for name, column in columns.items()):
             return None
         return Raw(lines[0], len(values), columns, lines, (), text=False)
 
@@ -130,35 +117,59 @@ class JsonFormat:
         columns = by_field(records, self._fields)
         return Raw(lines[0] if len(lines) else 0, len(values), columns, good, tuple(malformed), text=False)
 
-    def _schema(self) -> pa.Schema:
-        """The fields' types; dots are records in records."""
-        tree: dict[str, Any] = {}
-        for name, kind in self._types.items():
-            *above, last = name.split(".")
-            here = tree
-            for part in above:
-                inner = here.setdefault(part, {})
-                here = inner if isinstance(inner, dict) else {}
-            here.setdefault(last, kind)
-        return pa.schema(_arrow_fields(tree))
-
     def _learn(self, values: Sequence[bytes]) -> bool:
         """Look at some records for the types of their fields; whether anything is new."""
         few = self._one_by_one(values[:_LEARN], range(min(_LEARN, len(values))))
         changed = False
         for name, column in few.columns.items():
-            kind = _type_of({type(value) for value in column}, name in self._numbers)
+            kind = type_of({type(value) for value in column}, name in self._numbers)
             if kind is not None and kind != self._types[name]:
                 self._types[name] = kind
                 changed = True
         return changed
 
-    def _is_inexact(self, name: str, column: Any) -> bool:
-        """A text or time that is a large number: as a float it may not be the one that was written."""
-        if name in self._numbers or column.type != pa.float64():
-            return False
-        values = column.to_numpy(zero_copy_only=False)
-        return bool((np.abs(values[~np.isnan(values)]) >= _EXACT).any())
+
+def objects(values: Sequence[bytes], schema: pa.Schema, dotted: Sequence[bytes]) -> pa.Table | None:
+    """JSON objects as a table of the schema, a row from each; None when some are not what they should be.
+
+    `dotted`: names in quotes that have dots; where one is a name of its own, `dig` decides which is meant.
+    """
+    joined = b"\n".join(values)
+    if not _is_one_each(joined, values) or any(name in joined for name in dotted):
+        return None
+    if (b"NaN" in joined or b"Inf" in joined) and _NO_JSON.search(joined):
+        return None
+    try:
+        joined.isascii() or joined.decode()
+        table = pj.read_json(
+            pa.BufferReader(joined),  # type: ignore[arg-type]
+            read_options=pj.ReadOptions(use_threads=False, block_size=max(_BLOCK, max(map(len, values)) + 2)),
+            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    return table if table.num_rows == len(values) else None
+
+
+def schema_of(types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """Fields of these types; dots are records in records."""
+    tree: dict[str, Any] = {}
+    for name, kind in types.items():
+        *above, last = name.split(".")
+        here = tree
+        for part in above:
+            inner = here.setdefault(part, {})
+            here = inner if isinstance(inner, dict) else {}
+        here.setdefault(last, kind)
+    return pa.schema(_arrow_fields(tree))
+
+
+def is_inexact(column: Any) -> bool:
+    """Whether it has large floats: of a text or time, that may not be the number that was written."""
+    if column.type != pa.float64():
+        return False
+    values = column.to_numpy(zero_copy_only=False)
+    return bool((np.abs(values[~np.isnan(values)]) >= _EXACT).any())
 
 
 def _is_one_each(joined: bytes, values: Sequence[bytes]) -> bool:
@@ -186,7 +197,7 @@ def _reached(table: Any, name: str) -> Any:
     return column
 
 
-def _type_of(kinds: set[type], number: bool) -> pa.DataType | None:
+def type_of(kinds: set[type], number: bool) -> pa.DataType | None:
     """The arrow type of values of these types; None when there is none for all of them, or nothing to learn from."""
     kinds = kinds - {type(None)}
     if kinds == {str}:

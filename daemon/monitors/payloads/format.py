@@ -6,16 +6,18 @@ came last. What waits for its other half is state, to be stored with the progres
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from daemon.core.columns import Integers
 from daemon.core.errors import BadInput
-from daemon.monitors.payloads.halves import TIME, Half, Wanted, half_of
+from daemon.monitors.payloads.columnar import BodyDecoder
+from daemon.monitors.payloads.gathered import Calls
+from daemon.monitors.payloads.halves import TYPES, Half, Wanted, half_of
 from daemon.monitors.payloads.pairs import Counts, Pairs
+from daemon.monitors.payloads.places import Place
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.records import Malformed, Raw
-from daemon.sources.envelopes import opened
+from daemon.sources.envelopes import Envelope, opened
 
 _AHEAD = 3_600_000_000
 """So far (µs) may a ce-time be ahead of when its event was written down: by it all others are held to wait too long."""
@@ -39,6 +41,9 @@ class KServeFormat:
         self._columns = tuple(name for name in plan.columns if name not in dropped)
         self._pairs = Pairs(plan.within_us, stored)
         self._told = _counted(self._pairs.counts)
+        # Hashes are made one by one anyway.
+        plain = "hash" in plan.privacy.values() or plan.privacy.get(plan.fields.id, "keep") != "keep"
+        self._decoders = {} if plain else {side: BodyDecoder(side, self._wanted) for side in TYPES.values()}
 
     @property
     def unpaired(self) -> int:
@@ -59,15 +64,23 @@ class KServeFormat:
     def decode(self, values: Sequence[bytes], lines: Sequence[int], landed: Integers | None, /) -> list[Raw]:
         """See Format. `landed` must be there."""
         assert landed is not None
-        rows = _Rows(self._columns)
-        for value, line, at in zip(values, lines, landed.tolist(), strict=True):
+        calls = Calls(self._columns, self._wanted.plan.numbers)
+        events = list(map(_event, values))
+        places = self._places(events)
+        waiting: list[tuple[Half, Envelope]] = []
+        for row, (event, line, at) in enumerate(zip(events, lines, landed.tolist(), strict=True)):
             try:
-                fault = self._take(value, line, at, rows)
+                half = half_of(event, self._wanted, places.get(row)) if isinstance(event, Envelope) else event
+                fault = half if isinstance(half, str) else self._take(half, line, at, calls)
             except BadInput as error:
-                fault = str(error)
+                fault, half = str(error), None
             if fault:
-                rows.malformed.append(Malformed(line, fault, value))
-        return [rows.raw(lines[0] if len(lines) else 0, len(values))]
+                calls.malformed.append(Malformed(line, fault, values[row]))
+            if isinstance(half, Half) and half.decoded is not None and isinstance(event, Envelope):
+                waiting.append((half, event))
+        made = calls.raw(lines[0] if len(lines) else 0, len(values))
+        self._settle(waiting)
+        return [made]
 
     def idle(self) -> None:
         """Nothing came for a while: who waits, waits in vain."""
@@ -83,9 +96,29 @@ class KServeFormat:
         told, self._told = self._told, now
         return [_COMPLAINTS[name] for name, count in now.items() if count > told[name]]
 
-    def _take(self, value: bytes, line: int, landed: int, rows: _Rows) -> str:
-        """Take an event in; why it cannot be used, or nothing. Raises BadInput when it is no event of the logger."""
-        half = half_of(opened(value), self._wanted)
+    def _places(self, events: Sequence[Envelope | str]) -> dict[int, Place]:
+        """Where the rows of those bodies are that can be decoded together, by the events' numbers."""
+        found: dict[int, Place] = {}
+        for side, decoder in self._decoders.items():
+            mine = [
+                (row, event.data)
+                for row, event in enumerate(events)
+                if isinstance(event, Envelope) and event.data and TYPES.get(event.attributes.get("type", "")) == side
+            ]
+            places = decoder.places([body for _, body in mine])
+            found |= {row: place for (row, _), place in zip(mine, places, strict=True) if place is not None}
+        return found
+
+    def _settle(self, halves: Iterable[tuple[Half, Envelope]]) -> None:
+        """Decode the bodies alone of those halves that go on waiting: what is stored of them is the same either way."""
+        for half, envelope in halves:
+            if self._pairs.waits(half):
+                alone = half_of(envelope, self._wanted)
+                assert alone is not None
+                self._pairs.settle(half, alone)
+
+    def _take(self, half: Half | None, line: int, landed: int, calls: Calls) -> str:
+        """Take a half in; why it cannot be used, or nothing. None: of a component that is not looked at."""
         if half is None:
             self._pairs.counts.other += 1
             return ""
@@ -95,9 +128,9 @@ class KServeFormat:
         if partner is None:
             return _own_fault(half)
         request, response = (half, partner) if half.side == "request" else (partner, half)
-        return _own_fault(half) or self._pair(request, response, line, rows)
+        return _own_fault(half) or self._pair(request, response, line, calls)
 
-    def _pair(self, request: Half, response: Half, line: int, rows: _Rows) -> str:
+    def _pair(self, request: Half, response: Half, line: int, calls: Calls) -> str:
         counts = self._pairs.counts
         if request.is_empty:
             counts.other += 2
@@ -109,37 +142,21 @@ class KServeFormat:
             return f"the response: {response.fault}"
         if request.rows != response.rows:
             return f"the request has {request.rows} rows, its response {response.rows}"
-        rows.add(request, response, line)
+        calls.add(request, response, line)
         return ""
+
+
+def _event(value: bytes) -> Envelope | str:
+    """The event, or why there is none."""
+    try:
+        return opened(value)
+    except BadInput as error:
+        return str(error)
 
 
 def _own_fault(half: Half) -> str:
     """Why a request cannot be used. Of a response only its request tells whether it should have been a prediction."""
     return f"the request: {half.fault}" if half.fault and half.side == "request" else ""
-
-
-class _Rows:
-    """Rows that come together."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.malformed: list[Malformed] = []
-        self._columns: dict[str, list[Any]] = {name: [] for name in names}
-        self._lines: list[int] = []
-
-    def add(self, request: Half, response: Half, line: int) -> None:
-        """The rows of a call."""
-        count = request.rows
-        self._lines += [line] * count
-        for name, column in self._columns.items():
-            found = request.columns.get(name) or response.columns.get(name)
-            if found is not None:
-                column.extend(found)
-            else:
-                column.extend([response.at if name == TIME else None] * count)
-
-    def raw(self, start: int, read: int) -> Raw:
-        """All of them."""
-        return Raw(start, read, self._columns, self._lines, tuple(self.malformed), text=False, is_safe=True)
 
 
 def _counted(counts: Counts) -> dict[str, int]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from daemon.core.errors import BadInput
+from daemon.monitors.payloads.places import CELL, Decoded, Place
 from daemon.monitors.payloads.tensors import Table, inputs, outputs
 from daemon.monitors.plan import StreamPlan
 from daemon.monitors.privacy import protect
@@ -28,8 +29,8 @@ _WHO = ("id", "inferenceservicename", "namespace", "component", "endpoint")
 """What both events of a call have in common."""
 _MAPS = ("metadata", "annotations")
 _KEY_BYTES = 16
-_CELL, _LEAST = 16, 200
-"""What a value, and a half without any, is taken to need (bytes)."""
+_LEAST = 200
+"""What a half without any values is taken to need (bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Half:
     """It has no body: a look at the model's metadata or health, and no prediction."""
     size: int = _LEAST
     """About how many bytes it needs."""
+    decoded: Decoded | None = None
+    """Its columns, where its body was decoded with others; `columns` is empty then, and it is not stored so."""
 
     def to_json(self) -> list[Any]:
         """For the store."""
@@ -85,8 +88,11 @@ def is_output(name: str) -> bool:
     return is_prediction(name) or name in MODEL
 
 
-def half_of(envelope: Envelope, wanted: Wanted) -> Half | None:
-    """The half that an event is; None when it is of a component that is not looked at. Raises BadInput when it is none."""
+def half_of(envelope: Envelope, wanted: Wanted, place: Place | None = None) -> Half | None:
+    """The half that an event is; None when it is of a component that is not looked at. Raises BadInput when it is none.
+
+    `place`: where the rows of its body are, if that was decoded with others; they are what they would be without.
+    """
     told = envelope.attributes
     side = TYPES.get(told.get("type", ""))
     if side is None:
@@ -102,6 +108,9 @@ def half_of(envelope: Envelope, wanted: Wanted) -> Half | None:
     key = _key(told)
     if envelope.is_empty:
         return Half(side, key, at, 0, {}, "" if side == "request" else "the body is empty", is_empty=True)
+    if place is not None:
+        decoded = _decoded(side, told, wanted, place)
+        return Half(side, key, at, place.rows, {}, size=_LEAST + decoded.size, decoded=decoded)
     try:
         table = _table(side, _content(envelope), wanted)
     except BadInput as error:
@@ -147,6 +156,17 @@ def _repeated(told: Mapping[str, str], rows: int, wanted: Wanted) -> dict[str, l
     return columns
 
 
+def _decoded(side: Side, told: Mapping[str, str], wanted: Wanted, place: Place) -> Decoded:
+    if side == "response":
+        return Decoded(place)
+    said = {
+        name: _attribute(told, name.removeprefix(ATTRIBUTE))
+        for name in wanted.attributes
+        if wanted.plan.privacy.get(name) != "drop"
+    }
+    return Decoded(place, told["id"] if wanted.plan.fields.id == ID else "", said)
+
+
 def _attribute(told: Mapping[str, str], name: str) -> str | None:
     """An attribute, or one of the request's headers or annotations that the logger was told to send."""
     where, dot, inner = name.partition(".")
@@ -171,7 +191,7 @@ def _key(told: Mapping[str, str]) -> bytes:
 def _size(columns: Mapping[str, list[Any]]) -> int:
     size = _LEAST
     for name, values in columns.items():
-        size += len(name) + _CELL * len(values)
+        size += len(name) + CELL * len(values)
         if values and isinstance(values[0], str):
             size += sum(len(value) for value in values if isinstance(value, str))
         elif values and isinstance(values[0], list | dict):

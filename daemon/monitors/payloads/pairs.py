@@ -104,6 +104,16 @@ class Pairs:
         self._know(_event(place.half), place.half.at)
         return place.half
 
+    def waits(self, half: Half) -> bool:
+        """Whether it is this one that waits for its other half."""
+        place = self._places.get(half.key)
+        return place is not None and place.half is half
+
+    def settle(self, half: Half, alone: Half) -> None:
+        """Where one waits, let another one wait that is the same."""
+        self._bytes += alone.size - half.size
+        self._places[half.key].half = alone
+
     def give_up(self) -> None:
         """Nothing comes any more: who waits, waits in vain."""
         for key in list(self._places):

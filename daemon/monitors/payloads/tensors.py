@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from daemon.core.errors import BadInput
 from daemon.monitors.records import dig
@@ -21,7 +21,7 @@ from daemon.payloadparts import MODEL, PREDICTION
 
 MOST_ROWS = 100_000
 """Most rows of one request."""
-_DATATYPES = frozenset(
+DATATYPES = frozenset(
     {
         "BOOL",
         "BYTES",
@@ -85,17 +85,21 @@ def _predictions(rows: Any, wanted: Sequence[str]) -> Table:
     kind = _kind_of(rows, "predictions")
     if kind is dict:
         return Table(
-            len(rows), {name: _field(rows, rest) for name in wanted if (rest := _after(name, PREDICTION)) is not None}
+            len(rows), {name: _field(rows, rest) for name in wanted if (rest := after(name, PREDICTION)) is not None}
         )
     if kind is not list:
         return Table(len(rows), {PREDICTION: list(rows)} if PREDICTION in wanted else {})
     width = len(rows[0])
     if any(len(row) != width for row in rows):
         raise BadInput(f"predictions have {_widths(rows)} columns")
-    places = {f"{PREDICTION}.{place}": place for place in range(width)}
-    if width == 1:
-        places[PREDICTION] = 0
+    places = places_of_list(width)
     return Table(len(rows), {name: [row[places[name]] for row in rows] for name in wanted if name in places})
+
+
+def places_of_list(width: int) -> dict[str, int]:
+    """What the values of a prediction that is a list are called, and where each is."""
+    places = {f"{PREDICTION}.{place}": place for place in range(width)}
+    return {**places, PREDICTION: 0} if width == 1 else places
 
 
 def _kind_of(rows: Any, what: str) -> type:
@@ -118,12 +122,19 @@ def _widths(rows: Sequence[Sequence[Any]]) -> str:
     return " or ".join(map(str, sorted({len(row) for row in rows})[:3]))
 
 
-def _after(name: str, above: str) -> str | None:
+def after(name: str, above: str) -> str | None:
     """What follows `above.` in a name."""
     return name[len(above) + 1 :] if name.startswith(f"{above}.") else None
 
 
 # -- V2
+
+
+class Shape(NamedTuple):
+    """What tells tensors apart: name, and columns."""
+
+    name: str
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,10 @@ class _Tensor:
     rows: int
     width: int
     data: Sequence[Any]
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.name, self.width)
 
     def column(self, place: int) -> list[Any]:
         return list(self.data[place :: self.width])
@@ -153,8 +168,8 @@ def _tensor(told: Any, where: str) -> _Tensor:
     if not isinstance(told, Mapping) or not isinstance(told.get("name"), str):
         raise BadInput(f"{where} is no tensor with a name")
     shape, data = told.get("shape"), told.get("data")
-    if told.get("datatype") not in _DATATYPES:
-        raise BadInput(f"{where} has an unknown datatype; known are {', '.join(sorted(_DATATYPES))}")
+    if told.get("datatype") not in DATATYPES:
+        raise BadInput(f"{where} has an unknown datatype; known are {', '.join(sorted(DATATYPES))}")
     if data is None and "binary_data_size" in (told.get("parameters") or {}):
         raise BadInput(_BINARY)
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
@@ -177,39 +192,56 @@ def _tensor(told: Any, where: str) -> _Tensor:
 
 def _named(tensors: Sequence[_Tensor], wanted: Sequence[str], names: Sequence[str]) -> Table:
     """Tensors of a request: one for each feature, or one for all of them."""
-    first = tensors[0]
-    if names and len(tensors) == 1:
-        if first.width != len(names):
-            raise BadInput(f"tensor {first.name} has {first.width} columns, kserve.inputs names {len(names)}")
-        places = {name: place for place, name in enumerate(names)}
-        return Table(first.rows, {name: first.column(places[name]) for name in wanted if name in places})
-    found = {name: _found(tensors, name) for name in wanted}
-    return Table(first.rows, {name: column for name, column in found.items() if column is not None})
+    places = input_places([tensor.shape for tensor in tensors], wanted, names)
+    return Table(tensors[0].rows, {name: tensors[at].column(place) for name, (at, place) in places.items()})
 
 
 def _called(tensors: Sequence[_Tensor], wanted: Sequence[str], body: Mapping[str, Any]) -> Table:
     """Tensors of a response, under `prediction`; the first one also without its name."""
-    first = tensors[0]
+    rows = tensors[0].rows
+    places = output_places([tensor.shape for tensor in tensors], wanted)
     columns: dict[str, list[Any]] = {}
     for name in wanted:
         if name in MODEL:
-            columns |= {name: [body[name]] * first.rows} if name in body else {}
-            continue
-        rest = _after(name, PREDICTION)
-        column = None if rest is None else _found(tensors, rest)
-        if column is None:
-            column = _found([first], first.name if rest is None else f"{first.name}.{rest}")
-        if column is not None:
-            columns[name] = column
-    return Table(first.rows, columns)
+            columns |= {name: [body[name]] * rows} if name in body else {}
+        elif name in places:
+            at, place = places[name]
+            columns[name] = tensors[at].column(place)
+    return Table(rows, columns)
 
 
-def _found(tensors: Sequence[_Tensor], name: str) -> list[Any] | None:
-    """The column NAME (of a tensor of one column) or NAME.3."""
-    for tensor in tensors:
+def input_places(tensors: Sequence[Shape], wanted: Sequence[str], names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """In which tensor of a request, and in which of its columns, the wanted ones are. Raises BadInput."""
+    first = tensors[0]
+    if names and len(tensors) == 1:
+        if first.width != len(names):
+            raise BadInput(f"tensor {first.name} has {first.width} columns, kserve.inputs names {len(names)}")
+        places = {name: (0, place) for place, name in enumerate(names)}
+        return {name: places[name] for name in wanted if name in places}
+    found = {name: _found(tensors, name) for name in wanted}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def output_places(tensors: Sequence[Shape], wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The same of a response."""
+    first = tensors[0]
+    places: dict[str, tuple[int, int]] = {}
+    for name in wanted:
+        rest = after(name, PREDICTION)
+        found = None if rest is None else _found(tensors, rest)
+        if found is None:
+            found = _found([first], first.name if rest is None else f"{first.name}.{rest}")
+        if found is not None and name not in MODEL:
+            places[name] = found
+    return places
+
+
+def _found(tensors: Sequence[Shape], name: str) -> tuple[int, int] | None:
+    """Where the column NAME (of a tensor of one column) or NAME.3 is."""
+    for at, tensor in enumerate(tensors):
         if tensor.width == 1 and tensor.name == name:
-            return tensor.column(0)
-        rest = _after(name, tensor.name)
+            return at, 0
+        rest = after(name, tensor.name)
         if rest is not None and rest.isdecimal() and int(rest) < tensor.width:
-            return tensor.column(int(rest))
+            return at, int(rest)
     return None
