@@ -88,6 +88,11 @@ class Kserve:
             # In Knative mode it asks this of Knative's settings, and errs when they are not there; empty are defaults.
             about = {"name": "config-autoscaler", "namespace": KNATIVE}
             admin.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about})
+            # It asks once which kinds are served, and ends when its own are not told yet: they are some time after the
+            # definitions are established.
+            for kind in ("serving.kserve.io/v1beta1", "serving.kserve.io/v1alpha1", "serving.knative.dev/v1"):
+                admin.wait(f"/apis/{kind}", lambda told: told["resources"])
+            admin.wait("/apis", lambda told: {"serving.kserve.io"} <= {one["name"] for one in told["groups"]})
             self.controller.start()
             self.controller.wait(self._ready, START_S)
             for webhook in self._webhook_configurations():
