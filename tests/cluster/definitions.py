@@ -18,6 +18,7 @@ from tests.cluster.places import NoCluster
 
 MODULE = "definitions"
 SERVED_S = 120.0
+DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 PLACES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "kserve": (
@@ -60,18 +61,39 @@ def apply(admin: Admin, *platforms: str) -> list[str]:
     for one in applied:
         for version in one["spec"]["versions"]:
             if version["served"]:
-                _wait(admin, f"/apis/{one['spec']['group']}/{version['name']}/{one['spec']['names']['plural']}")
+                _wait(admin, one["spec"]["group"], version["name"], one["spec"]["names"]["plural"])
     return [one["metadata"]["name"] for one in applied]
 
 
-def _wait(admin: Admin, path: str) -> None:
-    """Until a kind is listed: for a moment after its definition it is not known, then (429) not ready."""
+def _wait(admin: Admin, group: str, version: str, plural: str) -> None:
+    """Until a kind is listed, and who asks what kinds there are (discovery, in both its ways) is told of it.
+
+    For a moment after its definition it is not known, then not ready (429); discovery comes to know it last.
+    """
     until = time.monotonic() + SERVED_S
     pause = threading.Event()
-    while not (answer := admin.http.get(path, params={"limit": "1"})).is_success:
+    while not _is_served(admin, group, version, plural):
         if time.monotonic() > until:
-            raise NoCluster(f"{path} is not served {SERVED_S:g} s after it was defined: {answer.text[:500]}")
+            raise NoCluster(f"{group}/{version} {plural} are not served {SERVED_S:g} s after they were defined")
         pause.wait(0.05)
+
+
+def _is_served(admin: Admin, group: str, version: str, plural: str) -> bool:
+    path = f"/apis/{group}/{version}"
+    if not admin.http.get(f"{path}/{plural}", params={"limit": "1"}).is_success:
+        return False
+    told = admin.http.get(path)
+    if not told.is_success or plural not in {one["name"] for one in told.json()["resources"]}:
+        return False
+    known = admin.http.get("/apis", headers={"Accept": DISCOVERY}).json()["items"]
+    return any(
+        plural == kind["resource"]
+        for one in known
+        if one["metadata"]["name"] == group
+        for kept in one["versions"]
+        if kept["version"] == version
+        for kind in kept.get("resources", [])
+    )
 
 
 def _kind(path: Path) -> str:
