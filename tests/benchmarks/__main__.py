@@ -18,6 +18,7 @@ MODULES = {
     "check.": "check",
     "gateway.": "gateway",
     "kafka.": "kafka",
+    "kafka.payload_": "payloads",
     "kubernetes.": "kubernetes",
 }
 """Figures by the beginning of their names -> the module that measures them."""
