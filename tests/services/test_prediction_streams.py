@@ -164,7 +164,7 @@ def make(topics: Topics, topic: str) -> None:
 def finish(daemon: Daemon, records: int) -> None:
     """Until all records are read and everything that they brought is closed."""
     wait_for(lambda: daemon.read() >= records, 120)
-    wait_for(lambda: _is_closed(daemon), 60)
+    wait_for(lambda: _is_closed(daemon))
 
 
 def _is_closed(daemon: Daemon) -> bool:
@@ -175,7 +175,7 @@ def _is_closed(daemon: Daemon) -> bool:
     states = daemon.writer.states("churn")
     heads = [json.loads(blob) for key, blob in states.items() if is_part(key) and key.endswith("/head")]
     ends = {head["complete"] for head in heads if head["topic"].endswith("-labels")}
-    return all(head["idle"] for head in heads) and ends == {json.loads(states["head"])["joined"]}
+    return all(head["idle"] for head in heads) and ends <= {json.loads(states["head"])["joined"]}  # no labels, no ends
 
 
 @pytest.mark.parametrize("on", ["sqlite", "postgres"])
