@@ -41,6 +41,7 @@ COMMANDS = {
     "reject": "daemon.commands.operate:reject",
     "quarantine": "daemon.commands.quarantine:app",
     "audit": "daemon.commands.audit:app",
+    "rbac": "daemon.commands.rbac:rbac",
     "problems": "daemon.commands.lists:problems",
     "feed": "daemon.commands.feed:feed",
 }

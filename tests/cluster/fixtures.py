@@ -2,6 +2,7 @@
 
 `cluster`      the api-level cluster of this session (one per xdist worker: tests that ask for it run in one of them)
 `admin`        its administrator, plain REST
+`account`      a kubeconfig of a service account in `namespace` that may do exactly what `driftd rbac` prints for all verbs
 `namespace`    the name of a fresh namespace, with its default service account; deleted after the test
 `kserve`       KServe's real controller, beside the cluster as long as the module's tests: others play it themselves
 `definitions`  applies platforms' custom resource definitions: `definitions("kserve", "katib")`
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +65,14 @@ def namespace(request: pytest.FixtureRequest, admin: Admin) -> Iterator[str]:
     admin.wait(f"/api/v1/namespaces/{name}/serviceaccounts/default", bool)
     yield name
     admin.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def account(cluster: Cluster, admin: Admin, namespace: str, tmp_path: Path) -> Path:
+    """Whom the verbs' tests run as: nothing that they do needs more than what is printed."""
+    from tests.cluster.access import grant, printed  # noqa: PLC0415 - the whole command line, and each pytest reads this
+
+    return grant(cluster, admin, printed(tmp_path / "rbac", cluster.kubeconfig, namespace), namespace)
 
 
 @pytest.fixture(scope="session")

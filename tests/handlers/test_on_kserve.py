@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,6 @@ from daemon.platforms.kubernetes_serving import KubernetesServing
 from daemon.servingparts import KserveServing
 from handlers import canary, promote, rollback
 from tests.cluster.admin import Admin
-from tests.cluster.cluster import Cluster
 from tests.platforms.played_cluster import ROUTES, SERVICES, Played, PlayedInKnativeMode, PlayedInStandardMode
 
 TARGET = "car-loan"
@@ -101,12 +101,12 @@ class Stage:
 
 @pytest.fixture(params=list(MODES))
 def stage(
-    request: pytest.FixtureRequest, world: Any, make_block: Any, cluster: Cluster, admin: Admin, namespace: str,
+    request: pytest.FixtureRequest, world: Any, make_block: Any, account: Path, admin: Admin, namespace: str,
     definitions: Callable[..., None],
 ) -> Iterator[Stage]:  # fmt: skip
-    """A cluster in one of the modes; the champion, version 1, serves."""
+    """A cluster in one of the modes; the champion, version 1, serves. driftd has the rights that it asks for, no others."""
     definitions("kserve", "knative", "gateway")
-    client = Client(KubernetesConnection(kubeconfig=cluster.kubeconfig, namespace=namespace))
+    client = Client(KubernetesConnection(kubeconfig=account, namespace=namespace))
     with MODES[request.param](admin, namespace) as played:
         made = Stage(world, admin, played, client, make_block)
         made.serve()

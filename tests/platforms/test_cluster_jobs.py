@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,9 +138,9 @@ class Scene:
 
 
 @pytest.fixture
-def client(cluster: Real, namespace: str) -> Iterator[Cluster]:
-    """The client as the administrator, in a namespace of the test's own."""
-    with closing(Cluster(KubernetesConnection(kubeconfig=cluster.kubeconfig, namespace=namespace))) as made:
+def client(account: Path, namespace: str) -> Iterator[Cluster]:
+    """The client with the rights that driftd asks for and no others, in a namespace of the test's own."""
+    with closing(Cluster(KubernetesConnection(kubeconfig=account, namespace=namespace))) as made:
         yield made
 
 

@@ -21,7 +21,6 @@ from daemon.verbs import load_verbs
 from tests.builders import landed
 from tests.cluster import playing
 from tests.cluster.admin import Admin
-from tests.cluster.cluster import Cluster
 
 MUST_NOT_BE_ASKED: Any = None
 
@@ -65,9 +64,9 @@ class Hand:
 
 
 @pytest.fixture
-def hand(admin: Admin, cluster: Cluster, tmp_path: Path) -> Iterator[Hand]:
-    """A node of the test's own."""
-    client = Client(KubernetesConnection(kubeconfig=cluster.kubeconfig))
+def hand(admin: Admin, account: Path, tmp_path: Path) -> Iterator[Hand]:
+    """A node of the test's own; the verbs have the rights that driftd asks for, no others."""
+    client = Client(KubernetesConnection(kubeconfig=account))
     made = Hand(admin, client, tmp_path)
     yield made
     admin.delete(made.path)
