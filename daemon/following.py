@@ -63,7 +63,9 @@ class Following(Collector):
     def _wait(self, stop: threading.Event) -> bool:
         """Ask until this process leads, or `stop` is set."""
         over, web = threading.Event(), self._config.web
-        pages = threading.Thread(target=lambda: None if web is None else WebServer(web, self, self).run(over), name="web", daemon=True)
+        pages = threading.Thread(
+            target=lambda: None if web is None else WebServer(web, self, self).run(over), name="web", daemon=True
+        )
         pages.start()
         try:
             while not self._leads():
