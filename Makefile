@@ -54,7 +54,7 @@ broker: .cache/kafka/.done
 # The programs of the Kubernetes cluster of the tests, out of Go modules; kept under .cache by the digest of their pins.
 # It tells how long it will take: some ten minutes on two cores, once, and half as much for KServe's controller.
 cluster-binaries: .venv/done
-	@$(PY) -m tests.cluster.binaries api kserve
+	@$(PY) -m tests.cluster.binaries api kserve deploy
 
 cluster: .venv/done
 	@$(PY) -m tests.cluster.binaries api
@@ -94,6 +94,8 @@ format: .venv/done
 lock:
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --group dev pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  -c requirements.lock pyproject.toml -o deploy/driftd/requirements.lock
 
 clean:
 	rm -rf .venv .cache .driftd .mypy_cache .ruff_cache .pytest_cache

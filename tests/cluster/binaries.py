@@ -69,9 +69,10 @@ LEVELS: dict[str, list[Program]] = {
         _kubernetes("kube-controller-manager", 2.0),
     ],
     "kserve": [Program("kserve-manager", "kserve", "github.com/kserve/kserve/cmd/manager", 3.5)],
+    "deploy": [Program("kustomize", "kustomize", "sigs.k8s.io/kustomize/kustomize/v5", 0.5)],
 }
 """What each level is made of. api: an API server with its store, and the controllers that make pods of jobs. kserve: the
-controller of InferenceServices, which runs beside them.
+controller of InferenceServices, which runs beside them. deploy: what renders the overlays of deploy/.
 """
 
 
