@@ -59,10 +59,17 @@ class Verb:
     """Outputs for later steps."""
     target: Literal["serving", "registry", "training", "none"] = "none"
     """What is locked while a run with this step lives: `serving:car-loan`, `training:car-loan`; none: nothing."""
+    changes: bool = False
+    """It changes production although it locks nothing: a freeze holds it back all the same."""
     traffic: bool = False
     """It may touch traffic: from then on the run can only end promoted, rolled back or stuck."""
     deadline: Callable[[Inputs], float] = lambda _inputs: 3600.0
     """Longest that the step may take, in seconds."""
+
+    @property
+    def changes_production(self) -> bool:
+        """A freeze holds back what it does."""
+        return self.changes or self.target != "none"
 
 
 class Context(Protocol):

@@ -184,9 +184,9 @@ def _check_freeze(rule: Rule, findings: Findings, known: Known) -> None:
 
 
 def changes_production(rule: Rule, known: Known) -> bool:
-    """A freeze holds back what it starts, unless it says `ignore_freeze`: it changes traffic, registry or trains."""
+    """A freeze holds back what it starts, unless it says `ignore_freeze`: it changes traffic, registry or objects, or trains."""
     steps = [known.verbs[step.verb] for step in rule.steps if step.verb in known.verbs]
-    return bool(steps) and steps[0].name != "rollback" and any(verb.target != "none" for verb in steps)
+    return bool(steps) and steps[0].name != "rollback" and any(verb.changes_production for verb in steps)
 
 
 def _check_overlaps(made: Sequence[tuple[Rule, Findings]]) -> None:

@@ -51,6 +51,11 @@ class VerbShape(Protocol):
         ...
 
     @property
+    def changes_production(self) -> bool:
+        """A freeze holds back what it does."""
+        ...
+
+    @property
     def deadline(self) -> Callable[[Any], float]:
         """Longest that it may take, in seconds, from its inputs."""
         ...

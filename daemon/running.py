@@ -147,7 +147,7 @@ class Running:
         data = firing.trigger.data
         given = {name: data[name] for name in ("version", *OF_VERSION) if data.get("version") and data.get(name)}
         targets = {target for step in steps for target in self._targets(step.verb, rule.model)}
-        changes = not rule.ignore_freeze and any(self.verbs[step.verb].target != "none" for step in steps)
+        changes = not rule.ignore_freeze and any(self.verbs[step.verb].changes_production for step in steps)
         return Run(
             name, rule.name, rule.revision, rule.model, decision.key, firing.trigger, recorded.seq,
             tuple(sorted(targets)), steps, self._steps(firing.on_failure), (*firing.trigger.chain, name), recorded.at,

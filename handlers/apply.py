@@ -29,6 +29,7 @@ VERB = Verb(
     inputs=Apply,
     gives=("applied",),
     target="none",
+    changes=True,
     deadline=lambda _inputs: 600.0,
 )
 

@@ -15,6 +15,7 @@ from daemon.config import load_config
 from daemon.core.errors import ConfigError
 from daemon.freezes import calendar
 from daemon.limitparts import Freeze
+from daemon.verbs import load_verbs
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -128,3 +129,9 @@ freeze:
         "10: freeze f has a cron whose hour '25' cannot be read",
         "10: freeze f lasts for no time, or for more than a year",
     ]
+
+
+def test_which_verbs_a_freeze_holds() -> None:
+    """What trains, serves, registers or changes objects of the cluster; not what tells, predicts or keeps pods off a node."""
+    held = {name for name, loaded in load_verbs().items() if loaded.verb.changes_production}
+    assert held == {"retrain", "tune", "canary", "promote", "soak", "rollback", "apply"}
