@@ -60,7 +60,8 @@ def admin(cluster: Cluster) -> Iterator[Admin]:
 def namespace(request: pytest.FixtureRequest, admin: Admin) -> Iterator[str]:
     """A namespace of the test's own. It is deleted, not waited for: without nodes that can take long."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")
-    name = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
+    # Short: KServe makes one DNS label of it and a Service's name.
+    name = f"{words[:24].strip('-')}-{uuid.uuid4().hex[:6]}"
     admin.create("/api/v1/namespaces", {"metadata": {"name": name}})
     admin.wait(f"/api/v1/namespaces/{name}/serviceaccounts/default", bool)
     yield name

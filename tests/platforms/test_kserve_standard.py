@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def service(name: str = "churn", uri: str = "s3://1", **annotations: str) -> dic
     """An InferenceService in Standard mode."""
     return {
         "metadata": {
-            "name": name, "uid": f"uid-{name}", "resourceVersion": "7", "generation": 3, "labels": {"team": "churn"},
+            "name": name, "namespace": "models", "uid": f"uid-{name}", "resourceVersion": "7", "generation": 3, "labels": {"team": "churn"},
             "annotations": {key.replace("__", "/").replace("_", "-"): value for key, value in annotations.items()},
         },
         "spec": {"predictor": {"minReplicas": 1, "model": {"modelFormat": {"name": "mlflow"}, "storageUri": uri}}},
@@ -234,12 +235,22 @@ def test_a_move_puts_an_old_name_of_the_mode_right() -> None:
 
 
 def test_names_of_second_inference_services_are_valid_and_the_same_each_time() -> None:
-    """With `-predictor` they are names of Services: at most 63 characters."""
-    assert standard.slot_name("churn", "2") == "churn-v2"
-    long = standard.slot_name("a-model-with-quite-a-long-name-for-an-inference-service", "12")
-    assert len(long) + len("-predictor") <= 63
-    assert long == standard.slot_name("a-model-with-quite-a-long-name-for-an-inference-service", "12")
-    assert long != standard.slot_name("a-model-with-quite-a-long-name-for-an-inference-service", "13")
+    """With `-predictor-` and the namespace they are one label of a host's name: KServe deploys nothing that is longer than 63."""
+    assert standard.slot_name("churn", "2", "models") == "churn-v2"
+    target, namespace = "car-loan-of-the-north", "a-team-with-a-rather-long-name"
+    long = standard.slot_name(target, "12", namespace)
+    assert len(f"{long}-predictor-{namespace}") <= 63
+    assert long == standard.slot_name(target, "12", namespace)
+    assert long != standard.slot_name(target, "13", namespace)
+
+
+def test_where_no_name_fits_nothing_is_made() -> None:
+    """KServe would take such an InferenceService and never deploy it: it is refused, with the reason."""
+    view = seen(route({"churn-predictor": 1}))
+    far = {**view.source, "metadata": {**view.source["metadata"], "namespace": "n" * 45}}
+    step = standard.load(replace(view, source=far), BOOK, "2")
+    assert isinstance(step, Refuse)
+    assert "KServe would not deploy it" in step.why
 
 
 @pytest.mark.parametrize(

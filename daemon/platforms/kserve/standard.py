@@ -23,8 +23,10 @@ from daemon.platforms.kserve.steps import Act, Kind, Refuse, Settled, Standing, 
 TARGET = "driftd.io/target"
 """The label of what driftd makes for a target; its value is the target's name."""
 VERSION = "driftd.io/version"
-_LONGEST = 63 - len("-predictor")
-"""A Service's name is a DNS label."""
+_LABEL = 63
+"""Longest DNS label. KServe makes one of an InferenceService's name, `-predictor-` and its namespace, and deploys nothing
+when that is too long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,14 @@ def load(view: Seen, book: Book, version: str) -> Step:
     tidying = rest(view, book)
     if not isinstance(tidying, Settled):
         return tidying
-    name = slot_name(view.target, version)
+    namespace = view.source["metadata"].get("namespace", "")
+    name = slot_name(view.target, version, namespace)
+    if len(f"{name}-predictor-{namespace}") > _LABEL:
+        return Refuse(
+            f"no second InferenceService fits beside {view.target}: with `-predictor-{namespace}` its name would be longer "
+            f"than {_LABEL} characters, and KServe would not deploy it",
+            "serve the model in a namespace with a shorter name",
+        )
     why = f"version {version} beside {view.target}, with no traffic"
     return Write(Act.CREATE, Kind.SERVICE, name, _copy(view, name, version, uri), "", why, book)
 
@@ -280,14 +289,17 @@ def retire(view: Seen, book: Book, version: str) -> Step:
     return Settled()
 
 
-def slot_name(target: str, version: str) -> str:
-    """The InferenceService that holds a version beside the target's own: the same name for the same version."""
+def slot_name(target: str, version: str, namespace: str) -> str:
+    """The InferenceService that holds a version beside the target's own: the same name for the same version. As short as
+    KServe needs it in this namespace, but never shorter than 13 characters.
+    """
+    room = _LABEL - len(f"-predictor-{namespace}")
     plain = "".join(letter if letter.isalnum() else "-" for letter in version.lower()).strip("-")
     name = f"{target}-v{plain}"
-    if len(name) <= _LONGEST and plain == version:
+    if len(name) <= room and plain == version:
         return name
     digest = hashlib.sha256(f"{target} {version}".encode()).hexdigest()[:10]
-    return f"{target[: _LONGEST - 12]}-v{digest}"
+    return f"{target[: max(1, room - 12)]}-v{digest}"
 
 
 def first(target: str, version: str, predictor: Mapping[str, Any], mode: str) -> dict[str, Any]:
