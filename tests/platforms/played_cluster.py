@@ -148,7 +148,10 @@ class PlayedBesideKserve(PlayedInKnativeMode):
             model.generation += self._templates.get(name) != template
             self._templates[name] = template
             model.template = template["metadata"]["annotations"][SOURCE]
-            model.targets = [{"latestRevision": False, **one} for one in service["spec"].get("traffic") or ()]
+            model.targets = [
+                {"latestRevision": False, **one, "revisionName": one.get("revisionName", "").removeprefix(f"{name}-")}
+                for one in service["spec"].get("traffic") or ()
+            ]
             model.configuration()
             if model.template not in self.broken:
                 model.becomes_ready()
