@@ -78,7 +78,7 @@ test: setup cluster-binaries
 	@layer() { local began=$$SECONDS; echo "== $$1"; shift; "$$@"; echo "== took $$((SECONDS - began)) s"; }
 	layer check $(MAKE) --no-print-directory check
 	layer "fast tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore=tests/core --ignore=tests/architecture
-	layer "slow tests" $(PY) -m pytest -q -m slow
+	layer "slow tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m slow
 
 bench: setup
 	@$(PY) -m tests.benchmarks $(ARGS)
