@@ -285,7 +285,6 @@ class Interleaved(RuleBasedStateMachine):
         self.cap = 0
         """The most that the canary may have."""
         self.asked = 0
-        self.lowest = 100
         self.going_back = False
         self.stage = "load"
 
@@ -328,8 +327,10 @@ class Interleaved(RuleBasedStateMachine):
 
     @rule()
     def all_of_it(self) -> None:
-        """Everything catches up."""
+        """Everything catches up: what was written before a rollback's 0 % is over then, for good."""
         self.played.settle()
+        if self.going_back and self.played.percent == 0:
+            self.cap = 0
 
     @precondition(lambda self: not self.going_back)
     @rule(lose=st.booleans())
@@ -365,7 +366,6 @@ class Interleaved(RuleBasedStateMachine):
     def bad_enough(self) -> None:
         """A guard rejects the version."""
         self.going_back = True
-        self.lowest = self.cap
         if self.naive:
             self.played.patch({"model": {"storageUri": VERSIONS["1"]}, "canaryTrafficPercent": None})
 
@@ -376,7 +376,6 @@ class Interleaved(RuleBasedStateMachine):
         step = self.driver.step(splitting({"1": 100}), lose)
         if isinstance(step, Settled):
             assert self.played.share("s3://1") == 100
-            self.lowest = 0
             step = self.driver.step(knative.rest, lose)
         if isinstance(step, Settled):
             self.number = self.number + 1 if self.number < 9 else 2
@@ -387,11 +386,6 @@ class Interleaved(RuleBasedStateMachine):
         """Of what really goes where."""
         share = self.played.share(VERSIONS[self.bad])
         assert share <= self.cap
-        if self.going_back:
-            assert share <= self.lowest or share <= self.cap
-            self.lowest = min(self.lowest, share) if share == 0 else self.lowest
-            if self.lowest == 0:
-                assert share == 0
         others = {uri for version, uri in VERSIONS.items() if version not in {"0", "1", self.bad}}
         assert not any(self.played.share(uri) for uri in others)
 
@@ -424,7 +418,7 @@ STEPS = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 @pytest.mark.slow
 def test_in_any_order_a_bad_canary_never_gets_more_than_was_asked() -> None:
-    """Nor anything after its rollback began to hold; and whatever came in between, the stable model comes back."""
+    """Nor anything once the controllers have seen its rollback; and whatever came in between, the stable model comes back."""
     run_state_machine_as_test(Interleaved, settings=STEPS)
 
 
