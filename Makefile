@@ -80,7 +80,7 @@ test: setup cluster-binaries
 	layer "fast tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m "not slow" --ignore=tests/core --ignore=tests/architecture
 	layer "slow tests" $(PY) -m pytest -q -n 2 --dist loadgroup -m slow
 
-bench: setup
+bench: setup $(if $(filter kubernetes%,$(or $(ARGS),kubernetes)),cluster-binaries)
 	@$(PY) -m tests.benchmarks $(ARGS)
 
 crash: setup

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-from pydantic import Field
 
 from daemon.handling import (
     Again,
@@ -14,7 +11,6 @@ from daemon.handling import (
     Context,
     Done,
     Duration,
-    Inputs,
     JobState,
     JobStatus,
     Outcome,
@@ -23,28 +19,16 @@ from daemon.handling import (
     Working,
     parse_duration,
 )
-from handlers.parts.jobs import Work, cancel, failed, progress
+from handlers.parts.jobs import JobInputs, Work, cancel, deadline_of, failed, progress
 from handlers.parts.settled import settled
 
 __all__ = ["VERB", "cancel", "run"]
 
 
-class BatchInference(Inputs):
+class BatchInference(JobInputs):
     """What a rule writes under `batch_inference:`."""
 
-    template: str
-    """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `batch_inference`."""
-    with_: dict[str, Any] = Field(default={}, alias="with")
-    """Values for the parameters that the template declares: where rows come from, where predictions go."""
-    look: Duration = parse_duration("30s")
-    """How often to try again when the job says that it cannot work yet (exit status 75)."""
     deadline: Duration = parse_duration("2h")
-    """Longest to wait, then it is inconclusive."""
-
-
-def _deadline(inputs: Inputs) -> float:
-    assert isinstance(inputs, BatchInference)
-    return inputs.deadline.total_seconds()
 
 
 VERB = Verb(
@@ -53,7 +37,7 @@ VERB = Verb(
     inputs=BatchInference,
     gives=("result",),
     target="none",
-    deadline=_deadline,
+    deadline=deadline_of,
 )
 
 

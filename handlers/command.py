@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field
-
 from daemon.handling import (
     Call,
     Context,
     Done,
     Duration,
-    Inputs,
     JobState,
     JobStatus,
     Outcome,
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, cancel, failed, progress
+from handlers.parts.jobs import JobInputs, Work, cancel, deadline_of, failed, progress
 from handlers.parts.settled import settled
 
 __all__ = ["VERB", "cancel", "run"]
 
 
-class Command(Inputs):
+class Command(JobInputs):
     """What a rule writes under `command:`."""
 
-    template: str
-    """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `command`."""
-    with_: dict[str, Any] = Field(default={}, alias="with")
-    """Values for the parameters that the template declares."""
-    look: Duration = parse_duration("30s")
-    """How often to try again when the program says that it cannot work yet (exit status 75)."""
     deadline: Duration = parse_duration("1h")
-    """Longest to wait, then it is inconclusive."""
-
-
-def _deadline(inputs: Inputs) -> float:
-    assert isinstance(inputs, Command)
-    return inputs.deadline.total_seconds()
 
 
 VERB = Verb(
@@ -48,7 +31,7 @@ VERB = Verb(
     inputs=Command,
     gives=("result",),
     target="none",
-    deadline=_deadline,
+    deadline=deadline_of,
 )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from daemon.handling import (
     Answer,
     Call,
@@ -13,7 +11,6 @@ from daemon.handling import (
     Done,
     Duration,
     Failed,
-    Inputs,
     JobState,
     JobStatus,
     ModelVersion,
@@ -23,29 +20,17 @@ from daemon.handling import (
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, cancel, failed, progress
+from handlers.parts.jobs import JobInputs, Work, cancel, deadline_of, failed, progress
 from handlers.parts.settled import settled
 from handlers.parts.traffic import identity
 
 __all__ = ["VERB", "cancel", "run"]
 
 
-class Retrain(Inputs):
-    """What a rule writes under `retrain:`."""
+class Retrain(JobInputs):
+    """What a rule writes under `retrain:`. Its `with` stands before what an earlier `tune` found."""
 
-    template: str
-    """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `retrain`."""
-    with_: dict[str, Any] = Field(default={}, alias="with")
-    """Values for the parameters that the template declares; they stand before what an earlier `tune` found."""
-    look: Duration = parse_duration("30s")
-    """How often to look whether there are enough labelled rows by now."""
     deadline: Duration = parse_duration("2h")
-    """Longest to wait, enough labelled rows included; then it is inconclusive."""
-
-
-def _deadline(inputs: Inputs) -> float:
-    assert isinstance(inputs, Retrain)
-    return inputs.deadline.total_seconds()
 
 
 VERB = Verb(
@@ -54,7 +39,7 @@ VERB = Verb(
     inputs=Retrain,
     gives=("version", "created", "digest", "rows"),
     target="training",
-    deadline=_deadline,
+    deadline=deadline_of,
 )
 
 

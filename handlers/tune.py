@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field
-
 from daemon.handling import (
     Answer,
     Call,
@@ -13,35 +9,22 @@ from daemon.handling import (
     Done,
     Duration,
     Failed,
-    Inputs,
     JobState,
     JobStatus,
     Outcome,
     Verb,
     parse_duration,
 )
-from handlers.parts.jobs import Work, cancel, failed, progress
+from handlers.parts.jobs import JobInputs, Work, cancel, deadline_of, failed, progress
 from handlers.parts.settled import settled
 
 __all__ = ["VERB", "cancel", "run"]
 
 
-class Tune(Inputs):
-    """What a rule writes under `tune:`."""
+class Tune(JobInputs):
+    """What a rule writes under `tune:`; the template is a Katib Experiment, or a program. At its deadline the sweep is ended."""
 
-    template: str
-    """Name of an approved template (`handlers/templates/NAME.yaml`) whose verb is `tune`: a Katib Experiment, or a program."""
-    with_: dict[str, Any] = Field(default={}, alias="with")
-    """Values for the parameters that the template declares."""
-    look: Duration = parse_duration("30s")
-    """How often a program is tried again that could not work yet."""
     deadline: Duration = parse_duration("12h")
-    """Longest that the sweep may take; then it is ended, and inconclusive."""
-
-
-def _deadline(inputs: Inputs) -> float:
-    assert isinstance(inputs, Tune)
-    return inputs.deadline.total_seconds()
 
 
 VERB = Verb(
@@ -50,7 +33,7 @@ VERB = Verb(
     inputs=Tune,
     gives=("parameters",),
     target="training",
-    deadline=_deadline,
+    deadline=deadline_of,
 )
 
 

@@ -116,6 +116,9 @@ class Mirror:
             return None
         key = _key(found)
         before = self._objects.get(key)
+        if before is not None and kind != "DELETED" and _version(before) == version:
+            self.version = version  # a server that still remembers tells again what was known before
+            return None
         self._ungroup(key, before)
         now = None
         if kind == "DELETED":

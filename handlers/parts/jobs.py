@@ -13,13 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from daemon.handling import (
     Again,
     Answer,
     Call,
     Context,
+    Duration,
     Failed,
     Inconclusive,
+    Inputs,
     JobSpec,
     JobState,
     JobStatus,
@@ -36,6 +40,25 @@ from daemon.handling import (
 
 _TAIL = 2000
 """Characters of a failed job's log that its outcome quotes."""
+
+
+class JobInputs(Inputs):
+    """What a rule writes under a verb whose work is one job; a verb says its own default of `deadline`."""
+
+    template: str
+    """Name of an approved template (`handlers/templates/NAME.yaml`) of this verb."""
+    with_: dict[str, Any] = Field(default={}, alias="with")
+    """Values for the parameters that the template declares."""
+    look: Duration = parse_duration("30s")
+    """How often to try again when the job says that it cannot work yet (exit status 75)."""
+    deadline: Duration
+    """Longest to wait, then it is inconclusive."""
+
+
+def deadline_of(inputs: Inputs) -> float:
+    """Longest that the step may take, in seconds."""
+    assert isinstance(inputs, JobInputs)
+    return inputs.deadline.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,17 @@ def test_what_is_no_event_is_an_error(event: dict[str, Any]) -> None:
         Mirror(10).told(event)
 
 
+def test_what_was_known_before_is_not_told_as_a_change() -> None:
+    """A server that goes on from an old version tells again what has not changed since; its deletion is news."""
+    mirror = Mirror(1)
+    mirror.replaced([made("a", 3)], "5")
+    assert mirror.told({"type": "ADDED", "object": made("a", 3)}) is None
+    assert mirror.get("n", "a") is not None
+    gone = mirror.told({"type": "DELETED", "object": made("a", 3)})
+    assert gone is not None
+    assert gone.now is None
+
+
 def test_a_full_mirror_knows_that_it_is() -> None:
     """What has no room is counted, what was known stays known, and room that comes free is used."""
     mirror = Mirror(1)

@@ -27,11 +27,11 @@ LABELS = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu.mem
 class Rack:
     """Nodes of one test among those of others: a label tells them."""
 
-    def __init__(self, admin: Admin, cluster: Cluster, desk: Desk) -> None:
+    def __init__(self, admin: Admin, kubeconfig: Path, desk: Desk) -> None:
         self.admin = admin
         self.desk = desk
         self.rack = uuid.uuid4().hex[:8]
-        self.connection = KubernetesConnection(kubeconfig=cluster.kubeconfig)
+        self.connection = KubernetesConnection(kubeconfig=kubeconfig)
         self.names: list[str] = []
 
     def source(self, **how: Any) -> NodesSource:
@@ -90,10 +90,10 @@ class Rack:
 
 
 @pytest.fixture
-def rack(admin: Admin, cluster: Cluster, tmp_path: Path) -> Iterator[Rack]:
+def rack(admin: Admin, account: Path, tmp_path: Path) -> Iterator[Rack]:
     """Nodes that go when the test ends, and a desk that takes events."""
     desk = Desk(tmp_path)
-    made = Rack(admin, cluster, desk)
+    made = Rack(admin, account, desk)
     yield made
     for name in made.names:
         admin.delete(f"/api/v1/nodes/{name}")
